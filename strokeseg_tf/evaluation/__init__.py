@@ -1,0 +1,1 @@
+"""Scores, rater agreement, Table 1, figures and the report of an evaluation."""

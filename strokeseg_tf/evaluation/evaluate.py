@@ -1,0 +1,221 @@
+"""Evaluates the predictions of one or several runs on a set of studies, one study at a time."""
+
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strokeseg_tf.evaluation import figures
+from strokeseg_tf.evaluation.agreement import rater_agreement
+from strokeseg_tf.evaluation.report import write_report
+from strokeseg_tf.evaluation.scores import find_convention, scores
+from strokeseg_tf.evaluation.table import Row, summarise, table1_markdown, write_scores
+
+_LIBRARIES = ("numpy", "scipy", "connected-components-3d", "nibabel", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A study with its masks, all arrays [slice, x, y] on one grid.
+
+    Attributes:
+        study: study id.
+        group: "stroke" or "control".
+        spacing_mm: voxel size in mm in array order: slice, x, y.
+        affine: 4 x 4, voxel (x, y, slice), the order in the file, to RAS mm.
+        images: float32 by modality.
+        references: bool by (rater, modality).
+        predictions: bool by run, then by modality.
+
+    Raises:
+        ValueError: the arrays differ in shape.
+    """
+
+    study: str
+    group: str
+    spacing_mm: tuple[float, float, float]
+    affine: np.ndarray
+    images: Mapping[str, np.ndarray]
+    references: Mapping[tuple[str, str], np.ndarray]
+    predictions: Mapping[str, Mapping[str, np.ndarray]]
+
+    def __post_init__(self):
+        arrays = [*self.images.values(), *self.references.values()]
+        arrays += [mask for masks in self.predictions.values() for mask in masks.values()]
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"images and masks of study {self.study} must share one grid. "
+                f"Received shapes {', '.join(map(str, sorted(shapes)))}."
+            )
+
+
+def evaluate_cases(
+    cases: Iterable[Case],
+    runs: Mapping[str, str],
+    out: Path | str,
+    *,
+    convention: str = "isles22",
+    settings: Mapping[str, Any] | None = None,
+    overlays: int = 12,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Scores every run on every case and writes the evaluation folder.
+
+    Writes `scores.csv`, `summary.json`, `table1.md`, `report.html` and `figures/` into `out`, which
+    appears whole or not at all. A mask that a case lacks gives no row.
+
+    Args:
+        cases: the studies; an iterator is walked once, with one case in memory.
+        runs: variant by run name.
+        out: folder to make.
+        convention: key of `scores.CONVENTIONS`.
+        settings: whatever the reader must know, for the end of the report; a true `phantom` has
+            the data called phantom data everywhere.
+        overlays: slices are drawn for this many cases, the first ones that come.
+        overwrite: replaces an earlier evaluation in `out`.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        FileExistsError: `out` exists, and `overwrite` is False or it is no evaluation.
+        ValueError: unknown convention, no case with both a prediction and a reference, a study
+            id that comes twice, or predictions of a run that is not in `runs`.
+    """
+    find_convention(convention)
+    settings = {**(settings or {}), "software": software_versions()}
+    with _new_folder(Path(out), overwrite) as folder:
+        (folder / "figures").mkdir()
+        found = _Findings()
+        for case in cases:
+            found.add(case, runs, convention)
+            if len(found.figures) < overlays and case.images:
+                found.figures.append(_draw_case(case, folder / "figures", len(found.figures) + 1))
+        if not found.rows:
+            raise ValueError(
+                "no case has both a prediction and a reference on one modality. "
+                f"Received {len(found.studies)} cases."
+            )
+        summary = {**summarise(found.rows, convention), "agreement": found.agreement}
+        summary["runs_without_scores"] = sorted(set(runs) - {row["run"] for row in found.rows})
+        _write(folder, summary, found, settings)
+    return summary
+
+
+@dataclass
+class _Findings:
+    """What is kept of the cases that have gone by."""
+
+    rows: list[Row] = field(default_factory=list)
+    agreement: list[Row] = field(default_factory=list)
+    figures: list[figures.Figure] = field(default_factory=list)
+    studies: set[str] = field(default_factory=set)
+
+    def add(self, case: Case, runs: Mapping[str, str], convention: str) -> None:
+        if case.study in self.studies:
+            raise ValueError(f"study ids must be unique. Received {case.study} twice.")
+        unknown = sorted(set(case.predictions) - set(runs))
+        if unknown:
+            raise ValueError(
+                f"predictions must be of {', '.join(runs)}. Received {', '.join(unknown)}."
+            )
+        self.studies.add(case.study)
+        self.rows += case_rows(case, runs, convention)
+        self.agreement += rater_agreement(case.study, case.references)
+
+
+def case_rows(case: Case, runs: Mapping[str, str], convention: str = "isles22") -> list[Row]:
+    """Scores of one case: a row per run x modality x rater for which both masks are there."""
+    rows = []
+    for run, variant in runs.items():
+        predictions = case.predictions.get(run, {})
+        for (rater, modality), reference in sorted(case.references.items()):
+            if modality in predictions:
+                labels = {"run": run, "variant": variant, "study": case.study}
+                labels |= {"group": case.group, "modality": modality, "rater": rater}
+                measured = scores(reference, predictions[modality], case.spacing_mm, convention)
+                rows.append({**labels, **measured})
+    return rows
+
+
+def _draw_case(case: Case, folder: Path, number: int) -> figures.Figure:
+    contours: dict[str, dict[str, np.ndarray]] = {modality: {} for modality in case.images}
+    for run, masks in case.predictions.items():
+        for modality, mask in masks.items():
+            contours.setdefault(modality, {})[run] = mask
+    for (rater, modality), mask in case.references.items():
+        contours.setdefault(modality, {})[rater] = mask
+    return figures.overlay_figure(
+        folder / f"overlay_{number:03d}_{file_name(case.study)}.png",
+        case.study,
+        case.images,
+        contours,
+        raters=sorted({rater for rater, _ in case.references}),
+        spacing_mm=case.spacing_mm,
+        affine=case.affine,
+    )
+
+
+def file_name(study: str) -> str:
+    """A study id as part of a file name: ASCII letters, digits, `.`, `_`, `-`, at most 60."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", study)[:60]
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that the numbers came out of."""
+    return {
+        "python": platform.python_version(),
+        **{library: metadata.version(library) for library in _LIBRARIES},
+    }
+
+
+def _write(
+    folder: Path, summary: dict[str, Any], found: _Findings, settings: Mapping[str, Any]
+) -> None:
+    dice = figures.dice_figure(folder / "figures" / "dice.png", found.rows)
+    write_scores(folder / "scores.csv", found.rows)
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "table1.md").write_text(table1_markdown(summary), encoding="utf-8")
+    drawn = [dice, *found.figures]
+    write_report(folder, summary=summary, rows=found.rows, figures=drawn, settings=settings)
+
+
+@contextmanager
+def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside `out` that takes its place if all goes well, and vanishes otherwise."""
+    _check_place(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        if out.exists():
+            old = out.with_name(f".{out.name}.old-{os.getpid()}")
+            os.replace(out, old)
+            os.replace(partial, out)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """Only an earlier evaluation or an empty folder may be replaced, never someone's home."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{out} exists already. Choose another folder or overwrite it.")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / "summary.json").is_file()):
+        raise FileExistsError(f"{out} is no evaluation folder and will not be replaced.")

@@ -1,0 +1,305 @@
+"""Figures of an evaluation as small PNG files. matplotlib is imported only when one is drawn."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from math import sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nibabel import orientations
+
+from strokeseg_tf.evaluation.table import CONTROL, Row, rater_title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+# Okabe and Ito's palette: told apart with any colour vision, and bright enough on grey tissue.
+_RATER_COLOURS = ("#56B4E9", "#F0E442", "#FFFFFF")
+_RUN_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
+_RATER_DASHES = ("--", ":", "-.")
+_INK = {"text.color": "white", "axes.facecolor": "black", "axes.titlecolor": "white"}
+_MIN_SLICES, _MAX_SLICES = 3, 6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture for the report: its file, the section it belongs to, what it shows, in words."""
+
+    path: Path
+    heading: str
+    caption: str
+    alt: str
+
+
+def overlay_figure(
+    path: Path | str,
+    study: str,
+    images: Mapping[str, np.ndarray],
+    contours: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    raters: Sequence[str] = ("r1", "r2"),
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+    affine: np.ndarray | None = None,
+) -> Figure:
+    """Draws the slices with most lesion, a row per modality, with everyone's contours.
+
+    Shown as radiologists look at it: anterior up, the patient's right on the left.
+
+    Args:
+        path: PNG file to write.
+        study: study id, for the title.
+        images: float arrays [slice, x, y] by modality; ADC in 1e-3 mm2/s is shown from 0 to 3,
+            anything else between percentiles of the head.
+        contours: bool arrays [slice, x, y] by modality, then by who drew them (a rater or a run).
+        raters: the names among them that are raters: thin and dashed; runs are solid lines.
+        spacing_mm: voxel size in mm in array order: slice, x, y.
+        affine: 4 x 4, voxel (x, y, slice) to RAS mm; None takes x to run to the patient's
+            left and y to the back.
+
+    Raises:
+        ValueError: no image.
+    """
+    if not images:
+        raise ValueError(f"study {study} needs an image to draw on. Received none.")
+    names = list(dict.fromkeys(name for drawn in contours.values() for name in drawn))
+    styles = _styles(names, raters)
+    view = _View(np.diag([-1.0, -1, 1, 1]) if affine is None else np.asarray(affine), spacing_mm)
+    slices = _busiest_slices(contours, next(iter(images.values())).shape[0])
+    with _canvas(path, _overlay_size(view, images, slices), dark=True) as canvas:
+        grid = canvas.subplots(len(images), len(slices), squeeze=False)
+        for axes, (modality, image) in zip(grid, images.items(), strict=True):
+            drawn = contours.get(modality, {})
+            _draw_row(axes, view, modality, image, drawn, slices, styles)
+        canvas.suptitle(study, fontsize=11)
+        _overlay_legend(canvas, contours, styles)
+    shown = ", ".join(str(index + 1) for index in slices)
+    return Figure(
+        Path(path),
+        "Contours",
+        f"{study}: slices {shown}",
+        f"Study {study}, slices {shown} of {' and '.join(m.upper() for m in images)}, "
+        f"with the lesion contours of {', '.join(s['label'] for s in styles.values()) or 'nobody'}.",
+    )
+
+
+def dice_figure(path: Path | str, rows: Sequence[Row]) -> Figure:
+    """Draws Dice per run x modality x rater: a box, and a point per study.
+
+    The area of a point grows with the reference volume; controls are hollow.
+
+    Args:
+        path: PNG file to write.
+        rows: rows of the score table, at least one.
+    """
+    pools: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row["modality"], row["rater"])):
+        name = f"{row['run']} · {row['modality'].upper()} · {rater_title(row['rater'])}"
+        pools.setdefault(name, []).append(row)
+    with _canvas(path, (8.0, 1.5 + 0.42 * len(pools)), dark=False) as canvas:
+        axes = canvas.subplots()
+        for place, pool in enumerate(pools.values()):
+            _draw_strip(axes, place, pool)
+        axes.set_yticks(range(len(pools)), list(pools))
+        axes.set(xlim=(-0.03, 1.03), ylim=(len(pools) - 0.4, -0.6), xlabel="Dice")
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+        _volume_legend(canvas)
+    medians = "; ".join(f"{name}: {_median_text(pool)}" for name, pool in pools.items())
+    return Figure(
+        Path(path),
+        "Dice",
+        "Dice of every study. Box: quartiles and median; point area: reference volume; "
+        "hollow: control.",
+        f"Box plots of Dice. {medians}.",
+    )
+
+
+class _View:
+    """Turns [slice, x, y] arrays into [slice, row, column] pictures in radiological display.
+
+    Every volume is flipped and permuted to the world axes left, posterior, inferior; the two that
+    are not the slice axis become column and row, whatever plane the study was acquired in.
+    """
+
+    def __init__(self, affine: np.ndarray, spacing_mm: Sequence[float]):
+        source = orientations.io_orientation(affine)
+        self.transform = orientations.ornt_transform(source, orientations.axcodes2ornt("LPI"))
+        self.transform[2, 1] = 1  # the slices stay in the file's order
+        self.slice_axis = int(self.transform[2, 0])
+        by_axis = np.empty(3)
+        by_axis[self.transform[:, 0].astype(int)] = [spacing_mm[1], spacing_mm[2], spacing_mm[0]]
+        column_mm, row_mm = np.delete(by_axis, self.slice_axis)
+        self.aspect = row_mm / column_mm
+        ends = [pair for axis, pair in enumerate(("RL", "AP", "SI")) if axis != self.slice_axis]
+        self.column_ends = ends[0]
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        turned = orientations.apply_orientation(np.moveaxis(array, 0, 2), self.transform)
+        return np.moveaxis(turned, self.slice_axis, 0).swapaxes(1, 2)
+
+
+@contextmanager
+def _canvas(path: Path | str, size_inches: tuple[float, float], *, dark: bool) -> Iterator["Canvas"]:
+    """A figure that is saved at the end as a PNG of 128 colours: a third of the bytes of RGB."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+    from PIL import Image
+
+    with matplotlib.rc_context({"font.size": 9, **(_INK if dark else {})}):
+        face = "black" if dark else "white"
+        canvas = Canvas(size_inches, dpi=110, layout="constrained", facecolor=face)
+        yield canvas
+        buffer = BytesIO()
+        FigureCanvasAgg(canvas).print_png(buffer)
+    Image.open(buffer).convert("RGB").quantize(128, dither=0).save(path, optimize=True)
+
+
+def _overlay_size(
+    view: _View, images: Mapping[str, np.ndarray], slices: Sequence[int]
+) -> tuple[float, float]:
+    _, rows, columns = view(next(iter(images.values()))).shape
+    width = 10.8 / _MAX_SLICES
+    height = min(max(width * view.aspect * rows / columns, 0.8), 3.0)
+    return max(width * len(slices), 5.4), height * len(images) + 0.9
+
+
+def _busiest_slices(contours: Mapping[str, Mapping[str, np.ndarray]], n_slices: int) -> list[int]:
+    """Three to six slices with most lesion by anyone on any modality; else around the middle."""
+    lesion = np.zeros(n_slices, dtype=np.int64)
+    for drawn in contours.values():
+        for mask in drawn.values():
+            lesion += mask.sum(axis=(1, 2))
+    distance = np.abs(np.arange(n_slices) - n_slices // 2)
+    if lesion.any():
+        distance = np.abs(np.arange(n_slices) - int(lesion.argmax()))
+    order = np.lexsort((distance, -lesion))
+    count = min(max(int(np.count_nonzero(lesion)), _MIN_SLICES), _MAX_SLICES)
+    return sorted(int(index) for index in order[:count])
+
+
+def _styles(names: Sequence[str], raters: Sequence[str]) -> dict[str, dict[str, Any]]:
+    styles: dict[str, dict[str, Any]] = {}
+    runs = [name for name in names if name not in raters]
+    for place, name in enumerate(runs):
+        colour = _RUN_COLOURS[place % len(_RUN_COLOURS)]
+        styles[name] = {"color": colour, "linestyle": "-", "label": name}
+    for place, name in enumerate(sorted(name for name in names if name in raters)):
+        look = place % len(_RATER_COLOURS)
+        style = {"color": _RATER_COLOURS[look], "linestyle": _RATER_DASHES[look]}
+        styles[name] = {**style, "label": rater_title(name)}
+    return styles
+
+
+def _draw_row(
+    row: Sequence["Axes"],
+    view: _View,
+    modality: str,
+    image: np.ndarray,
+    drawn: Mapping[str, np.ndarray],
+    slices: Sequence[int],
+    styles: Mapping[str, dict[str, Any]],
+) -> None:
+    low, high = _window(modality, image)
+    shown, masks = view(image), {name: view(mask) for name, mask in drawn.items()}
+    for axes, index in zip(row, slices, strict=True):
+        axes.imshow(shown[index], cmap="gray", vmin=low, vmax=high, aspect=view.aspect)
+        for name, style in styles.items():
+            if name in masks:
+                _outline(axes, masks[name][index], style)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for place, letter in zip((0.02, 0.98), view.column_ends, strict=True):
+            side = "left" if place < 0.5 else "right"
+            axes.text(place, 0.5, letter, transform=axes.transAxes, ha=side, va="center", fontsize=7)
+        axes.set_title(f"{modality.upper()} slice {index + 1}", fontsize=8)
+
+
+def _outline(axes: "Axes", mask: np.ndarray, style: Mapping[str, Any]) -> None:
+    if mask.any():
+        edge = np.pad(mask, 1)  # closes the contour of a lesion at the picture's edge
+        rows, columns = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+        axes.contour(
+            columns, rows, edge, [0.5],
+            colors=style["color"], linestyles=style["linestyle"], linewidths=1.1,
+        )  # fmt: skip
+
+
+def _window(modality: str, image: np.ndarray) -> tuple[float, float]:
+    """Grey range: ADC 0 to 3 where its median says 1e-3 mm2/s, else the head's 1-99.5 %."""
+    positive = image[np.isfinite(image) & (image > 0)]
+    if not positive.size:
+        return 0.0, 1.0
+    if modality == "adc" and 0.1 < np.median(positive) < 10:
+        return 0.0, 3.0
+    head = positive[positive > 0.1 * np.percentile(positive, 99.5)]
+    low, high = np.percentile(head, (1, 99.5))
+    return (low, high) if high > low else (0.0, high)
+
+
+def _overlay_legend(
+    canvas: "Canvas",
+    contours: Mapping[str, Mapping[str, np.ndarray]],
+    styles: Mapping[str, dict[str, Any]],
+) -> None:
+    """Says of each contour whether it is empty: nothing drawn is not the same as not asked."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for name, style in styles.items():
+        masks = [drawn[name] for drawn in contours.values() if name in drawn]
+        empty = "" if any(mask.any() for mask in masks) else " (empty)"
+        handles.append(Line2D([], [], **{**style, "label": style["label"] + empty}))
+    if handles:
+        canvas.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(handles), 5),
+            frameon=False, fontsize=9,
+        )  # fmt: skip
+
+
+def _draw_strip(axes: "Axes", place: int, pool: Sequence[Row]) -> None:
+    dice = np.array([row["dice"] for row in pool])
+    known = np.isfinite(dice)
+    axes.boxplot(
+        dice[known], positions=[place], orientation="horizontal", widths=0.6, showfliers=False,
+        medianprops={"color": "#D55E00", "linewidth": 1.6},
+        boxprops={"color": "#777777"}, whiskerprops={"color": "#777777"},
+        capprops={"color": "#777777"},
+    )  # fmt: skip
+    # Golden-ratio steps spread the points evenly and the same way every time.
+    jitter = ((np.arange(len(pool)) * (sqrt(5) - 1) / 2) % 1 - 0.5) * 0.44
+    size = np.array([_area(row["reference_volume_ml"]) for row in pool])
+    control = np.array([row["group"] == CONTROL for row in pool])
+    faces = np.where(control, "none", "#0072B2")
+    axes.scatter(
+        dice, place + jitter, s=size, facecolors=faces, edgecolors="#0072B2", alpha=0.6,
+        linewidths=0.8, zorder=3,
+    )  # fmt: skip
+
+
+def _area(volume_ml: float) -> float:
+    """Point area in square points: root of the volume, or 0.3 ml and 200 ml would not share one."""
+    return 8 + 9 * sqrt(volume_ml)
+
+
+def _volume_legend(canvas: "Canvas") -> None:
+    from matplotlib.lines import Line2D
+
+    look = {"linestyle": "", "marker": "o", "markeredgecolor": "#0072B2"}
+    sizes = [
+        Line2D([], [], **look, markerfacecolor="#0072B2", alpha=0.6,
+               markersize=sqrt(_area(volume)), label=f"{volume} ml")
+        for volume in (1, 10, 100)
+    ]  # fmt: skip
+    hollow = Line2D([], [], **look, markerfacecolor="none", markersize=4, label="control")
+    canvas.legend(handles=[*sizes, hollow], loc="outside lower center", ncols=4, frameon=False)
+
+
+def _median_text(pool: Sequence[Row]) -> str:
+    dice = [row["dice"] for row in pool if np.isfinite(row["dice"])]
+    return f"median {np.median(dice):.2f} of {len(dice)} studies" if dice else "no defined Dice"

@@ -1,0 +1,1 @@
+"""The four networks of the paper as Keras functional models made of stock layers."""

@@ -1,0 +1,1 @@
+"""Stroke studies on disk <-> sharded TFRecords of native slice pairs."""

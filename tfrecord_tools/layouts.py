@@ -1,0 +1,202 @@
+"""Where each data set keeps its files: a folder or a table -> `StudyFiles`."""
+
+import csv
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tfrecord_tools.errors import InputError
+
+MODALITIES = ("adc", "dwi")
+GROUPS = ("stroke", "control")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFiles:
+    """The files of one study.
+
+    Attributes:
+        study: Identifier, unique in its cohort.
+        images: Image file by modality ("adc", "dwi"); at least one.
+        masks: Lesion mask file by (rater, modality).
+        patient: Identifier of the patient; studies of one patient share a split.
+        group: "stroke", "control", or "" to let the masks decide.
+        split: The split a table asks for, or "".
+    """
+
+    study: str
+    images: Mapping[str, Path]
+    masks: Mapping[tuple[str, str], Path] = dataclasses.field(default_factory=dict)
+    patient: str = ""
+    group: str = ""
+    split: str = ""
+
+    def __post_init__(self):
+        if not self.study:
+            raise InputError("a study has no id; fill in the column 'study'")
+        if not self.images:
+            raise InputError(f"study {self.study} has neither an ADC nor a DWI image; add one")
+        if self.group not in ("", *GROUPS):
+            raise InputError(
+                f"study {self.study}: unknown group {self.group!r}; use one of {', '.join(GROUPS)}"
+            )
+        if not self.patient:
+            object.__setattr__(self, "patient", self.study)
+
+
+def _first(folder: Path, *patterns: str) -> Path | None:
+    return next((p for pattern in patterns for p in sorted(folder.glob(pattern))), None)
+
+
+def _found(**paths: Path | None) -> dict[str, Path]:
+    return {name: path for name, path in paths.items() if path is not None}
+
+
+def find_isles22(source: Path) -> list[StudyFiles]:
+    """ISLES 2022: one mask for both modalities, `rawdata/` and `dwi/` folders optional."""
+    raw = source / "rawdata" if (source / "rawdata").is_dir() else source
+    studies = []
+    for session in sorted(raw.glob("sub-*/ses-*")):
+        images = _found(
+            adc=_first(session, "*_adc.nii*", "*/*_adc.nii*"),
+            dwi=_first(session, "*_dwi.nii*", "*/*_dwi.nii*"),
+        )
+        if not images:
+            continue
+        subject = session.parent.name
+        derived = source / "derivatives" / subject / session.name
+        mask = _first(derived, "*_msk.nii*", "*/*_msk.nii*")
+        masks = {("r1", modality): mask for modality in images} if mask else {}
+        studies.append(StudyFiles(f"{subject}_{session.name}", images, masks, patient=subject))
+    return studies
+
+
+def find_foscal(source: Path) -> list[StudyFiles]:
+    """The paper's own: a folder a study, masks by rater, each modality with its own mask."""
+    studies = []
+    for folder in sorted(p for p in source.iterdir() if p.is_dir()):
+        images = _found(
+            adc=_first(folder, "*ADC*/ADC.nii*"), dwi=_first(folder, "*DWI*/DWI.nii*")
+        )
+        if not images:
+            continue
+        masks = {}
+        for rater in sorted(p for p in folder.glob("Masks/*") if p.is_dir()):
+            for modality in images:
+                mask = _first(rater, f"*{modality}*.nii*", f"*{modality.upper()}*.nii*")
+                if mask:
+                    masks[rater.name.lower(), modality] = mask
+        studies.append(StudyFiles(folder.name, images, masks))
+    return studies
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How to find the studies of a data set, and in words what is looked for."""
+
+    find: Callable[[Path], list[StudyFiles]]
+    looks_for: str
+
+
+LAYOUTS = {
+    "isles22": Layout(find_isles22, "[rawdata/]sub-*/ses-*/*_{adc,dwi}.nii.gz"),
+    "foscal": Layout(find_foscal, "STUDY/*ADC*/ADC.nii.gz and STUDY/*DWI*/DWI.nii.gz"),
+}
+
+
+def find_studies(source: str | Path, layout: str = "auto") -> list[StudyFiles]:
+    """Find the studies of a folder in a known layout, or of a CSV table.
+
+    Args:
+        source: Folder, or a `.csv` file (see `read_table`).
+        layout: A name in `LAYOUTS`, or "auto" for the first that finds a study.
+
+    Returns:
+        The studies, ordered by id.
+
+    Raises:
+        InputError: Nothing is found, or two studies share an id.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise InputError(f"{source} does not exist; give a folder of studies or a CSV table")
+    if layout not in ("auto", *LAYOUTS):
+        raise InputError(
+            f"unknown layout {layout!r}; known layouts: auto, {', '.join(LAYOUTS)}"
+        )
+    if source.is_file():
+        studies = read_table(source)
+    else:
+        names = LAYOUTS if layout == "auto" else [layout]
+        studies = next((s for name in names if (s := LAYOUTS[name].find(source))), [])
+        if not studies:
+            raise InputError(_nothing_found(source, names))
+    return _unique(sorted(studies, key=lambda s: s.study), source)
+
+
+def _nothing_found(source: Path, names) -> str:
+    looked = "; ".join(f"{name}: {LAYOUTS[name].looks_for}" for name in names)
+    entries = sorted(p.name for p in source.iterdir())
+    holds = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "") or "nothing"
+    return (
+        f"no study found in {source}; looked for {looked}; the folder holds {holds}; "
+        "name another folder or describe the studies in a CSV table"
+    )
+
+
+def _unique(studies: list[StudyFiles], source: Path) -> list[StudyFiles]:
+    for one, other in zip(studies, studies[1:], strict=False):
+        if one.study == other.study:
+            raise InputError(
+                f"study id {one.study!r} stands twice in {source}; give each study its own id"
+            )
+    return studies
+
+
+def read_table(path: Path) -> list[StudyFiles]:
+    """Read the CSV table `study, adc, dwi, mask_MODALITY_RATER, ..., group, split, patient`.
+
+    Paths are relative to the table; only `study` and one image are required.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV table ({error}); save it as UTF-8 CSV") from error
+    if not rows or "study" not in rows[0]:
+        raise InputError(f"{path} has no column 'study' or no row; see the README for the columns")
+    return [_table_row(row, path) for row in rows]
+
+
+def _table_row(row: dict, table: Path) -> StudyFiles:
+    row = {key: (value or "").strip() for key, value in row.items() if key}
+    files = {
+        column: table.parent / value
+        for column, value in row.items()
+        if value and (column in MODALITIES or column.startswith("mask_"))
+    }
+    for column, file in files.items():
+        if not file.is_file():
+            raise InputError(
+                f"{file} does not exist (study {row['study']}, column {column} of {table}); "
+                "paths are relative to the table"
+            )
+    masks = {}
+    for column, file in files.items():
+        if column.startswith("mask_"):
+            _, _, rest = column.partition("_")
+            modality, _, rater = rest.partition("_")
+            if modality not in MODALITIES or not rater:
+                raise InputError(
+                    f"unknown column {column!r} in {table}; masks are mask_MODALITY_RATER, "
+                    "such as mask_adc_r1"
+                )
+            masks[rater.lower(), modality] = file
+    return StudyFiles(
+        study=row["study"],
+        images={m: files[m] for m in MODALITIES if m in files},
+        masks=masks,
+        patient=row.get("patient", ""),
+        group=row.get("group", "").lower(),
+        split=row.get("split", ""),
+    )
