@@ -30,8 +30,8 @@ class Grid:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance of voxels along [slice, height, width]."""
-        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return tuple(float(s) for s in np.moveaxis(spacing[:, None], self.slice_axis, 0)[:, 0])
+        spacing = [float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0)]
+        return (spacing.pop(self.slice_axis), *spacing)
 
     @property
     def voxel_ml(self) -> float:

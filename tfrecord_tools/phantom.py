@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -97,7 +97,7 @@ def make_phantom(
     adc, dwi = _scan(scanner, grid, anatomy, s0, diffusion)
     empty = np.zeros(anatomy.csf.shape, bool)
     full = {key: anatomy.volume(masks.get(key, empty)) for key in MASK_KEYS}
-    return PhantomStudy(f"phantom-{index:03d}", group, adc, dwi, full, affine)
+    return PhantomStudy(study_name(index), group, adc, dwi, full, affine)
 
 
 def check_sampling(matrix: int, slices: tuple[int, int], seed: int) -> None:
@@ -169,3 +169,150 @@ def _between_neighbours(noise: np.ndarray) -> np.ndarray:
     noise[:-1] += noise[1:]
     noise[:, :-1] += noise[:, 1:]
     return noise * np.float32(0.5)
+
+
+def write_phantom_cohort(
+    out: str | Path,
+    *,
+    studies: int = 82,
+    controls: int = 7,
+    seed: int = 0,
+    matrix: int = 256,
+    slices: tuple[int, int] = (20, 26),
+    jobs: int = 1,
+    on_study: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes a cohort as NIfTI in the paper's layout (`foscal`) with a `studies.csv`.
+
+    Each study holds `ADC/ADC.nii.gz` (int16, 1e-6 mm2/s), `DWI/DWI.nii.gz` (int16) and
+    `Masks/{r1,r2}/{adc,dwi}.nii.gz` (uint8). The same arguments give the same bytes for any `jobs`.
+    The folder appears whole or not at all.
+
+    Args:
+        out: the folder to make; an empty one may be there.
+        studies: how many studies, controls included.
+        controls: how many of them have no lesion; the seed draws which.
+        seed: seed of the cohort, not negative.
+        matrix: pixels along either side of a slice; see `make_phantom`.
+        slices: smallest and largest number of slices.
+        jobs: processes to use; 1 works in this one.
+        on_study: called as `on_study(done, total)` after each study.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        ValueError: an argument lies outside of its range.
+        FileExistsError: `out` is a file or a folder with something in it.
+    """
+    _check_cohort(studies, controls, jobs)
+    check_sampling(matrix, slices, seed)
+    out = Path(out)
+    _check_vacant(out)
+    groups = draw_groups(studies, controls, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        tasks = [
+            (partial, index, seed, group, matrix, tuple(slices))
+            for index, group in enumerate(groups, start=1)
+        ]
+        for done, _ in enumerate(_run(tasks, jobs), start=1):
+            if on_study is not None:
+                on_study(done, studies)
+        _write_table(partial / "studies.csv", groups)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def draw_groups(studies: int, controls: int, seed: int) -> list[str]:
+    """Group of each study in order: `controls` of them, drawn from the seed, are controls."""
+    chosen = np.random.default_rng([seed, CONTROL_STREAM]).permutation(studies)[:controls]
+    return ["control" if index in set(chosen.tolist()) else "stroke" for index in range(studies)]
+
+
+def _check_cohort(studies: int, controls: int, jobs: int) -> None:
+    if studies < 1:
+        raise ValueError(f"studies must be at least 1. Received instead: {studies}.")
+    if not 0 <= controls <= studies:
+        raise ValueError(
+            f"controls are part of the {studies} studies, so give 0 to {studies} of them. "
+            f"Received instead: {controls}."
+        )
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1 process. Received instead: {jobs}.")
+
+
+def _check_vacant(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not empty. Give another folder or remove it.")
+
+
+def _run(tasks: list[tuple], jobs: int) -> Iterator[None]:
+    """Writes the studies, here or in `jobs` processes, yielding as each is done."""
+    if jobs == 1:
+        for task in tasks:
+            yield _write_one(*task)
+        return
+    # Spawned, not forked: a caller with threads (TensorFlow) must not be copied half-way.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            for future in as_completed([pool.submit(_write_one, *task) for task in tasks]):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _write_one(folder: Path, index: int, seed: int, group: str, matrix: int, slices) -> None:
+    study = make_phantom(index, seed=seed, group=group, matrix=matrix, slices=slices)
+    write_phantom_study(folder, study)
+
+
+def write_phantom_study(folder: Path, study: PhantomStudy) -> None:
+    """Writes one study below `folder` in the `foscal` layout; see `write_phantom_cohort`."""
+    home = folder / study.study
+    _write_nifti(home / "ADC" / "ADC.nii.gz", _as_int16(study.adc * 1000), study.affine)
+    _write_nifti(home / "DWI" / "DWI.nii.gz", _as_int16(study.dwi), study.affine)
+    for (rater, modality), mask in study.masks.items():
+        path = home / "Masks" / rater / f"{modality}.nii.gz"
+        _write_nifti(path, mask.astype(np.uint8), study.affine)
+
+
+def _as_int16(image: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(image), 0, np.iinfo(np.int16).max).astype(np.int16)
+
+
+def _write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Writes gzipped NIfTI whose bytes depend on nothing but the arguments."""
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, code="scanner")
+    image.set_sform(affine, code="scanner")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+
+
+def _write_table(path: Path, groups: list[str]) -> None:
+    """Writes the list of the studies, with paths relative to the table."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TABLE_COLUMNS)
+        for index, group in enumerate(groups, start=1):
+            name = study_name(index)
+            masks = [
+                f"{name}/Masks/{rater}/{modality}.nii.gz"
+                for rater in ("r1", "r2")
+                for modality in ("adc", "dwi")
+            ]
+            images = [f"{name}/ADC/ADC.nii.gz", f"{name}/DWI/DWI.nii.gz"]
+            writer.writerow([name, *images, *masks, group, "", name])
+
+
+def study_name(index: int) -> str:
+    """Name of the study with this number, such as `phantom-001`."""
+    return f"phantom-{index:03d}"

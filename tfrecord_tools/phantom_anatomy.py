@@ -152,12 +152,12 @@ def build_anatomy(rng: np.random.Generator, grid: Grid) -> Anatomy:
     """
     age = rng.uniform(0, 1)
     points, head = _head_points(rng, grid)
-    parts = _brain_parts(points)
+    parts = _brain_parts(points, 1.6 * smooth_field(rng, grid, 12.0)[head])
     envelope = np.minimum.reduce(parts[:3])
-    gap = (0.9 + 2.0 * age) * np.exp(0.5 * smooth_field(rng, grid, 20.0)[head])
+    gap = (0.8 + 1.5 * age) * np.exp(0.5 * smooth_field(rng, grid, 20.0)[head])
     paired = mirrored(points)
     eye = ellipsoid(paired, (31, 66, -34), (12, 12, 12))
-    cistern = ellipsoid(points, (0, 2, -22), (24, 24, 13))
+    cistern = ellipsoid(points, (0, 4, -22), (24, 26, 12))
     cavity = np.minimum(np.minimum(envelope - gap, cistern), eye)
     shell = np.zeros(grid.shape, np.float32)
     shell[head] = _shell_signal(points, np.minimum(envelope - gap, cistern), grid, rng, head)
@@ -198,8 +198,11 @@ def rotation(angles) -> np.ndarray:
     return about_z @ about_y @ about_x
 
 
-def _brain_parts(points: np.ndarray) -> list[np.ndarray]:
-    """Signed distances in mm to cerebrum, cerebellum and brainstem, and to the uncut cerebrum."""
+def _brain_parts(points: np.ndarray, ripple: np.ndarray) -> list[np.ndarray]:
+    """Signed distances in mm to cerebrum, cerebellum and brainstem, and to the uncut cerebrum.
+
+    `ripple` (n,) in mm keeps the outlines from looking like the ellipsoids they are.
+    """
     paired = mirrored(points)
     x, y, z = points
     low = np.minimum(z, 0)
@@ -207,14 +210,34 @@ def _brain_parts(points: np.ndarray) -> list[np.ndarray]:
     width = x / (1 - 0.0009 * y - 0.10 * (y / 85) ** 2 + 0.04)
     egg = np.stack([width, y, np.where(z > 0, z, -low * low / 14)])
     hull = ellipsoid(egg, (0, 0, 0), (66, 86, 69))
-    hull = np.minimum(hull, ellipsoid(paired, (42, 6, -24), (23, 40, 23)))
-    cerebellum = np.minimum(
-        ellipsoid(paired, (24, -50, -42), (31, 28, 23)), ellipsoid(points, (0, -45, -34), (18, 22, 22))
+    hull = np.minimum(hull, ellipsoid(paired, (42, 6, -24), (23, 40, 23))) + 0.5 * ripple
+    cerebellum = _merged(
+        ellipsoid(paired, (25, -50, -46), (30, 28, 19)), ellipsoid(points, (0, -44, -36), (15, 21, 19))
     )
-    stem = tube(points, ((0, -12, -14, 12), (0, -13, -36, 15), (0, -28, -62, 9), (0, -34, -95, 7)))
-    cerebellum = np.maximum(cerebellum, 1.5 - stem)
-    cerebrum = np.maximum(np.maximum(hull, 1.5 - cerebellum), np.clip(-8 - z, -9, 2) - stem)
+    stem = tube(points, ((0, -14, -20, 10), (0, -13, -36, 15), (0, -28, -62, 9), (0, -34, -95, 7)))
+    stem = stem + ripple
+    cerebellum = np.maximum(cerebellum + ripple, 1.0 - stem)
+    # The midbrain is wrapped in fluid from behind only: in front it joins the cerebrum.
+    ambient = np.maximum(np.maximum(stem - 1.2, z + 9), np.minimum(y + 12, z + 22))
+    cisterns = np.minimum(ambient, _basal_cistern_mm(paired) + ripple)
+    cerebrum = np.maximum.reduce([hull, 1.2 - cerebellum, -cisterns])
     return [cerebrum, cerebellum, stem, hull]
+
+
+def _basal_cistern_mm(paired: np.ndarray) -> np.ndarray:
+    """Signed distance (n,) in mm to the star of fluid above the sella."""
+    arms = (
+        ((0, 12, -21, 5.0), (17, 13, -18, 2.2), (30, 16, -14, 1.2)),
+        ((0, 12, -21, 5.0), (14, -5, -19, 2.5), (17, -18, -17, 1.5)),
+        ((0, 12, -21, 5.0), (0, 30, -18, 1.5)),
+    )
+    return np.minimum.reduce([tube(paired, np.array(arm)) for arm in arms])
+
+
+def _merged(first: np.ndarray, second: np.ndarray, blend_mm: float = 9.0) -> np.ndarray:
+    """Union of two signed distances with the crease between them filled."""
+    overlap = np.maximum(blend_mm - np.abs(first - second), 0)
+    return np.minimum(first, second) - overlap * overlap / (4 * blend_mm)
 
 
 def _shell_signal(points, cavity, grid, rng, head) -> np.ndarray:
@@ -222,7 +245,7 @@ def _shell_signal(points, cavity, grid, rng, head) -> np.ndarray:
     patch = smooth_field(rng, grid, 11.0)[head]
     bone = soft_step(np.abs(cavity - SKULL_MM / 2) - SKULL_MM / 2, 2.0)
     face = soft_step(points[2] + 22, 20.0) * soft_step(-points[1] - 5, 30.0)
-    soft = np.where(face > 0.5, np.clip(0.32 + 0.3 * patch, 0, 0.8), 0.30 + 0.08 * patch)
+    soft = 0.30 + 0.08 * patch + face * (np.clip(0.22 * patch, -0.3, 0.4))
     return np.clip(soft * (1 - bone) + 0.03, 0.02, None)
 
 
@@ -237,7 +260,7 @@ def _with_tissue(rng, grid, age, inside, shell, points, parts) -> Anatomy:
     eye = ellipsoid(mirrored(points), (31, 66, -34), (12, 12, 12))
     csf = np.maximum.reduce([soft_step(pial), soft_step(ventricle), soft_step(eye)])
     cortex = soft_step(pial - np.where(part == CEREBELLUM, 5.0, CORTEX_MM), 1.6)
-    cortex *= part != BRAINSTEM
+    cortex *= soft_step(4 - parts[BRAINSTEM], 3.0)
     s0, adc = _tissue_signal(rng, grid, inside, points, cortex, age)
     _add_old_damage(rng, grid, inside, points, ventricle, cortex, age, s0, adc)
     gain = _susceptibility(rng, grid, inside, points)
@@ -255,7 +278,7 @@ def _pial_mm(rng, grid, age, inside, points, depth) -> np.ndarray:
     stretched = points * (75 / np.maximum(radius, 25)) ** np.float32(0.72) + swirl
     sheet = np.abs(_sample_folds(rng, stretched)) * FOLD_WAVELENGTH_MM / (2 * np.pi)
     floor = np.clip(15 + 6 * smooth_field(rng, grid, 18.0)[inside], 4, 26)
-    width = (0.6 + 0.8 * age) * (1.2 - 0.7 * depth / floor) + 0.8 * np.exp(-depth / 3)
+    width = (0.55 + 0.7 * age) * (1.2 - 0.7 * depth / floor) + 0.8 * np.exp(-depth / 3)
     sulci = np.hypot(sheet, np.maximum(depth - floor, 0)) - np.clip(width, 0.2, None)
     wobble = points[0] + 1.2 * smooth_field(rng, grid, 25.0)[inside]
     callosum = ellipsoid(points, (0, -2, 4), (60, 46, 27))
@@ -287,7 +310,7 @@ def _sylvian_mm(points: np.ndarray, age: float) -> np.ndarray:
 def _folia_mm(points: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Distance (n,) in mm to the fluid of the fine cerebellar fissures."""
     paired = mirrored(points)
-    radius = np.sqrt(((paired - np.float32([[8], [-24], [-30]])) ** 2).sum(0))
+    radius = np.sqrt(((paired - np.float32([[6], [-14], [-38]])) ** 2).sum(0))
     stripe = np.abs(np.sin(radius * (np.pi / 7.0))) * 2.2
     return np.minimum(depth, np.hypot(stripe, np.maximum(depth - 10, 0)) - 0.05)
 
@@ -300,7 +323,7 @@ def _ventricle_mm(points: np.ndarray, size: float) -> np.ndarray:
     squeezed = np.stack([paired[0], paired[1], 15 + 0.6 * (paired[2] - 15)])
     lateral = tube(squeezed, np.array(VENTRICLE) * scale)
     horn = tube(paired, np.array(TEMPORAL_HORN) * scale)
-    third = tube(points, np.array(((0, 6, -6, 1.5), (0, -4, 3, 1.8), (0, -18, 4, 1.6))) * scale)
+    third = tube(points, np.array(((0, 6, -6, 1.8), (0, -4, 4, 2.4), (0, -20, 4, 2.2))) * scale)
     fourth = ellipsoid(points, (0, -30, -34), (7, 4, 9))
     return np.minimum.reduce([lateral, horn, third, fourth])
 

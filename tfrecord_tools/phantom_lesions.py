@@ -87,13 +87,13 @@ def draw_lesion(rng: np.random.Generator, grid: Grid, anatomy: Anatomy) -> Lesio
     volume_ml = draw_lesion_volume_ml(rng)
     kind = _draw_kind(rng, volume_ml)
     potential, focus = POTENTIALS[kind](rng, anatomy, volume_ml)
-    brain = (anatomy.csf < 0.8) & (anatomy.depth_mm > 0)
+    brain = (anatomy.csf < 0.9) & (anatomy.depth_mm > 0)
     volume_ml = min(volume_ml, 0.2 * brain.sum() * grid.voxel_ml)
-    radius = float(np.cbrt(volume_ml * 1000 * 3 / (4 * np.pi)))
+    radius = float(np.cbrt(volume_ml * 1000 / np.sqrt(focus.max() + 1) * 3 / (4 * np.pi)))
     fields = FlatFields(rng, grid, anatomy)
     coarse, fine = np.clip(0.9 * radius, 5, 22), np.clip(0.35 * radius, 3.5, 7)
-    potential += np.float32(0.16 * radius) * fields.draw(coarse)
-    potential += np.float32(0.09 * radius) * fields.draw(fine)
+    potential += np.float32(0.2 * radius) * fields.draw(coarse)
+    potential += np.float32(0.11 * radius) * fields.draw(fine)
     potential[~brain] = np.inf
     count = max(int(round(volume_ml / grid.voxel_ml)), 2)
     margin = np.partition(potential, count)[count] - potential
@@ -204,33 +204,39 @@ def _draw_core(rng, fields, margin, radius_mm) -> np.ndarray:
 
     Depends on the hours since onset: ADC falls first, T2 brightness spreads, ADC recovers.
     """
-    target = np.clip(rng.normal(0.67, 0.10), 0.35, 0.9)
+    target = np.clip(rng.normal(0.62, 0.10), 0.35, 0.85)
     uneven = fields.draw(np.clip(0.8 * radius_mm, 5, 18))
     departure = np.float32(radius_mm) * (0.45 * uneven - np.float32(rng.uniform(0.1, 0.5)))
-    return depart_until(margin, departure, target)
+    return depart_until(margin, departure, target, 0.45 * radius_mm)
 
 
-def depart_until(margin: np.ndarray, departure: np.ndarray, target: float) -> np.ndarray:
+def depart_until(
+    margin: np.ndarray, departure: np.ndarray, target: float, limit_mm: float
+) -> np.ndarray:
     """Adds as much of `departure` to `margin` as brings the Dice of the two outlines to `target`.
+
+    Up to three times the departure is tried; where that is too little, it is what is added.
 
     Args:
         margin: float32 (n,), positive inside.
         departure: float32 (n,), what to add.
         target: Dice in (0, 1) wanted between `margin > 0` and the result > 0.
+        limit_mm: how far an outline may move outwards.
 
     Returns:
-        float32 (n,); `margin` itself where nothing is inside it.
+        float32 (n,).
     """
-    near = np.flatnonzero(margin > -3 * np.abs(departure).max())
+    limit = np.float32(limit_mm)
+    near = np.flatnonzero(margin > -limit)
     here, change = margin[near], departure[near]
     low, high = 0.0, 3.0
     for _ in range(12):
-        middle = (low + high) / 2
-        if dice(here > 0, here + np.float32(middle) * change > 0) > target:
+        middle = np.float32((low + high) / 2)
+        if dice(here > 0, here + np.minimum(middle * change, limit) > 0) > target:
             low = middle
         else:
             high = middle
-    return margin + np.float32(low) * departure
+    return margin + np.minimum(np.float32(low) * departure, limit)
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
@@ -286,14 +292,22 @@ def draw_masks(rng, grid: Grid, anatomy: Anatomy, lesion: Lesion) -> dict:
     level = rng.standard_normal()
     habit = _departure(rng, fields, lesion)
     outlines = {}
-    for modality, mean in (("adc", 0.62), ("dwi", 0.67)):
-        mood = 0.8 * habit + 0.6 * _departure(rng, fields, lesion)
+    for modality, mean in (("adc", 0.53), ("dwi", 0.60)):
+        mood = 0.95 * habit + 0.31 * _departure(rng, fields, lesion)
         target = mean + 0.15 * (0.8 * level + 0.6 * rng.standard_normal())
         target += 0.05 * np.log10(radius / 14.6)
         outlines["r1", modality] = first[modality]
-        outlines["r2", modality] = depart_until(first[modality], mood, np.clip(target, 0.1, 0.93))
-    drawable = (anatomy.csf < 0.8) & (anatomy.depth_mm > 0)
-    return {key: (outlines[key] > 0) & drawable for key in MASK_KEYS}
+        outlines["r2", modality] = depart_until(
+                first[modality], mood, np.clip(target, 0.1, 0.93), 0.45 * lesion.radius_mm
+            )
+    drawable = (anatomy.csf < 0.9) & (anatomy.depth_mm > 0)
+    return {key: _inked(outlines[key], drawable) for key in MASK_KEYS}
+
+
+def _inked(outline: np.ndarray, drawable: np.ndarray) -> np.ndarray:
+    """The mask (n,) of an outline; a patient's mask holds one voxel at least."""
+    top = outline[drawable].max(initial=-np.inf)
+    return drawable & (outline >= min(top, 0))
 
 
 def _departure(rng, fields, lesion) -> np.ndarray:
@@ -302,4 +316,5 @@ def _departure(rng, fields, lesion) -> np.ndarray:
     shape = fields.draw(np.clip(0.8 * radius, 4, 16))
     foci = int(lesion.focus.max()) + 1
     missed = np.float32(rng.random(foci) < (0.25 if foci > 1 else 0))
-    return radius * (0.35 * shape + np.float32(rng.normal(0.05, 0.3)) - 0.5 * missed[lesion.focus])
+    stray = 0.35 * shape + np.float32(rng.normal(0.05, 0.3)) - 0.6 * missed[lesion.focus]
+    return radius * stray

@@ -9,16 +9,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from strokeseg_tf.evaluation import figures
 from strokeseg_tf.evaluation.agreement import rater_agreement
+from strokeseg_tf.evaluation.figures import Figure, dice_figure, overlay_figure
 from strokeseg_tf.evaluation.report import write_report
 from strokeseg_tf.evaluation.scores import find_convention, scores
-from strokeseg_tf.evaluation.table import Row, summarise, table1_markdown, write_scores
+from strokeseg_tf.evaluation.table import (
+    CONTROL,
+    Row,
+    plus_minus,
+    rater_title,
+    summarise,
+    table1_markdown,
+    write_scores,
+)
 
 _LIBRARIES = ("numpy", "scipy", "connected-components-3d", "nibabel", "matplotlib")
 
@@ -94,7 +103,7 @@ def evaluate_cases(
     """
     find_convention(convention)
     settings = {**(settings or {}), "software": software_versions()}
-    with _new_folder(Path(out), overwrite) as folder:
+    with _new_folder(Path(out).resolve(), overwrite) as folder:
         (folder / "figures").mkdir()
         found = _Findings()
         for case in cases:
@@ -106,8 +115,7 @@ def evaluate_cases(
                 "no case has both a prediction and a reference on one modality. "
                 f"Received {len(found.studies)} cases."
             )
-        summary = {**summarise(found.rows, convention), "agreement": found.agreement}
-        summary["runs_without_scores"] = sorted(set(runs) - {row["run"] for row in found.rows})
+        summary = _summary(found, runs, convention, bool(settings.get("phantom")))
         _write(folder, summary, found, settings)
     return summary
 
@@ -118,7 +126,7 @@ class _Findings:
 
     rows: list[Row] = field(default_factory=list)
     agreement: list[Row] = field(default_factory=list)
-    figures: list[figures.Figure] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
     studies: set[str] = field(default_factory=set)
 
     def add(self, case: Case, runs: Mapping[str, str], convention: str) -> None:
@@ -132,6 +140,18 @@ class _Findings:
         self.studies.add(case.study)
         self.rows += case_rows(case, runs, convention)
         self.agreement += rater_agreement(case.study, case.references)
+
+
+def _summary(
+    found: _Findings, runs: Mapping[str, str], convention: str, phantom: bool
+) -> dict[str, Any]:
+    summary = summarise(found.rows, convention)
+    summary["phantom"] = phantom
+    summary["agreement"] = found.agreement
+    summary["runs_without_scores"] = sorted(set(runs) - {row["run"] for row in found.rows})
+    summary["alarms"] = alarms(summary)
+    summary["best_runs"] = best_runs(summary["results"], found.rows)
+    return summary
 
 
 def case_rows(case: Case, runs: Mapping[str, str], convention: str = "isles22") -> list[Row]:
@@ -148,19 +168,79 @@ def case_rows(case: Case, runs: Mapping[str, str], convention: str = "isles22") 
     return rows
 
 
-def _draw_case(case: Case, folder: Path, number: int) -> figures.Figure:
+def alarms(summary: Mapping[str, Any]) -> list[str]:
+    """What must not be overlooked: lesions answered with nothing, marked controls, lost runs."""
+    sentences = [
+        f"Run {run} has no score: no study has both its prediction and a reference."
+        for run in summary["runs_without_scores"]
+    ]
+    missed: dict[tuple[str, str], set[str]] = {}
+    marked: dict[tuple[str, str], set[str]] = {}
+    for result in summary["results"]:
+        key = (result["run"], result["modality"].upper())
+        missed.setdefault(key, set()).update(result["stroke"]["missed"])
+        marked.setdefault(key, set()).update(result["control"]["false_positives"]["studies"])
+    for (run, modality), studies in missed.items():
+        if studies:
+            what = f"{_listed(studies, 'stroke study', 'stroke studies')}, where a rater drew one."
+            sentences.append(f"Run {run} marks no lesion on {modality} in {what}")
+    for (run, modality), studies in marked.items():
+        if studies:
+            what = _listed(studies, "control", "controls")
+            sentences.append(f"Run {run} marks a lesion on {modality} in {what}.")
+    return sentences
+
+
+def _listed(studies: set[str], one: str, many: str, shown: int = 6) -> str:
+    names = sorted(studies)
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} {one if len(names) == 1 else many} ({', '.join(names[:shown])}{rest})"
+
+
+def best_runs(results: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> list[str]:
+    """Per modality and rater: the best run by mean Dice on stroke studies, and its worst ones."""
+    best: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for result in results:
+        key, mean = (result["modality"], result["rater"]), _stroke_dice(result)["mean"]
+        if mean is not None and (key not in best or mean > _stroke_dice(best[key])["mean"]):
+            best[key] = result
+    stroke = [row for row in rows if row["group"] != CONTROL and isfinite(row["dice"])]
+    stroke.sort(key=lambda row: row["dice"])
+    sentences = []
+    for (modality, rater), result in best.items():
+        wanted, dice = (result["run"], modality, rater), _stroke_dice(result)
+        own = [row for row in stroke if (row["run"], row["modality"], row["rater"]) == wanted]
+        lowest = ", ".join(
+            f"{row['study']} ({row['dice']:.2f}, {row['reference_volume_ml']:.1f} ml)"
+            for row in own[:3]
+        )
+        sentences.append(
+            f"{modality.upper()} against {rater_title(rater)}: run {result['run']}, Dice "
+            f"{plus_minus(dice['mean'], dice['sd'])} over {dice['n']} stroke studies. "
+            f"Lowest (Dice, reference volume): {lowest}."
+        )
+    return sentences
+
+
+def _stroke_dice(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    return result["stroke"]["scores"]["dice"]
+
+
+def _draw_case(case: Case, folder: Path, number: int) -> Figure:
     contours: dict[str, dict[str, np.ndarray]] = {modality: {} for modality in case.images}
+    raters = sorted({rater for rater, _ in case.references})
     for run, masks in case.predictions.items():
         for modality, mask in masks.items():
-            contours.setdefault(modality, {})[run] = mask
+            name = f"run {run}" if run in raters else run
+            contours.setdefault(modality, {})[name] = mask
     for (rater, modality), mask in case.references.items():
         contours.setdefault(modality, {})[rater] = mask
-    return figures.overlay_figure(
+    return overlay_figure(
         folder / f"overlay_{number:03d}_{file_name(case.study)}.png",
         case.study,
         case.images,
         contours,
-        raters=sorted({rater for rater, _ in case.references}),
+        raters=raters,
         spacing_mm=case.spacing_mm,
         affine=case.affine,
     )
@@ -173,16 +253,14 @@ def file_name(study: str) -> str:
 
 def software_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that the numbers came out of."""
-    return {
-        "python": platform.python_version(),
-        **{library: metadata.version(library) for library in _LIBRARIES},
-    }
+    libraries = {library: metadata.version(library) for library in _LIBRARIES}
+    return {"python": platform.python_version(), **libraries}
 
 
 def _write(
     folder: Path, summary: dict[str, Any], found: _Findings, settings: Mapping[str, Any]
 ) -> None:
-    dice = figures.dice_figure(folder / "figures" / "dice.png", found.rows)
+    dice = dice_figure(folder / "figures" / "dice.png", found.rows)
     write_scores(folder / "scores.csv", found.rows)
     text = json.dumps(summary, indent=2, allow_nan=False)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")

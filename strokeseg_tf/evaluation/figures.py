@@ -1,6 +1,6 @@
 """Figures of an evaluation as small PNG files. matplotlib is imported only when one is drawn."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
+Masks = Mapping[str, np.ndarray]  # by who drew them: a rater or a run
+Styles = dict[str, dict[str, Any]]
+
 # Okabe and Ito's palette: told apart with any colour vision, and bright enough on grey tissue.
 _RATER_COLOURS = ("#56B4E9", "#F0E442", "#FFFFFF")
 _RUN_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
 _RATER_DASHES = ("--", ":", "-.")
 _INK = {"text.color": "white", "axes.facecolor": "black", "axes.titlecolor": "white"}
+_BLUE, _PALE_BLUE = "#0072B2", (0, 0.45, 0.7, 0.55)
 _MIN_SLICES, _MAX_SLICES = 3, 6
 
 
@@ -39,7 +43,7 @@ def overlay_figure(
     path: Path | str,
     study: str,
     images: Mapping[str, np.ndarray],
-    contours: Mapping[str, Mapping[str, np.ndarray]],
+    contours: Mapping[str, Masks],
     *,
     raters: Sequence[str] = ("r1", "r2"),
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
@@ -65,8 +69,7 @@ def overlay_figure(
     """
     if not images:
         raise ValueError(f"study {study} needs an image to draw on. Received none.")
-    names = list(dict.fromkeys(name for drawn in contours.values() for name in drawn))
-    styles = _styles(names, raters)
+    styles = _styles(dict.fromkeys(name for drawn in contours.values() for name in drawn), raters)
     view = _View(np.diag([-1.0, -1, 1, 1]) if affine is None else np.asarray(affine), spacing_mm)
     slices = _busiest_slices(contours, next(iter(images.values())).shape[0])
     with _canvas(path, _overlay_size(view, images, slices), dark=True) as canvas:
@@ -77,12 +80,13 @@ def overlay_figure(
         canvas.suptitle(study, fontsize=11)
         _overlay_legend(canvas, contours, styles)
     shown = ", ".join(str(index + 1) for index in slices)
+    drawn_by = ", ".join(style["label"] for style in styles.values()) or "nobody"
     return Figure(
         Path(path),
-        "Contours",
+        "Contours (the first studies, not chosen by result)",
         f"{study}: slices {shown}",
         f"Study {study}, slices {shown} of {' and '.join(m.upper() for m in images)}, "
-        f"with the lesion contours of {', '.join(s['label'] for s in styles.values()) or 'nobody'}.",
+        f"with the lesion contours of {drawn_by}.",
     )
 
 
@@ -135,8 +139,7 @@ class _View:
         by_axis[self.transform[:, 0].astype(int)] = [spacing_mm[1], spacing_mm[2], spacing_mm[0]]
         column_mm, row_mm = np.delete(by_axis, self.slice_axis)
         self.aspect = row_mm / column_mm
-        ends = [pair for axis, pair in enumerate(("RL", "AP", "SI")) if axis != self.slice_axis]
-        self.column_ends = ends[0]
+        self.column_ends = "AP" if self.slice_axis == 0 else "RL"
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         turned = orientations.apply_orientation(np.moveaxis(array, 0, 2), self.transform)
@@ -144,8 +147,8 @@ class _View:
 
 
 @contextmanager
-def _canvas(path: Path | str, size_inches: tuple[float, float], *, dark: bool) -> Iterator["Canvas"]:
-    """A figure that is saved at the end as a PNG of 128 colours: a third of the bytes of RGB."""
+def _canvas(path: Path | str, size_inches: tuple[float, float], dark: bool) -> Iterator["Canvas"]:
+    """A figure that is saved as a PNG at the end; the dark ones, full of noise, in few colours."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -153,23 +156,38 @@ def _canvas(path: Path | str, size_inches: tuple[float, float], *, dark: bool) -
 
     with matplotlib.rc_context({"font.size": 9, **(_INK if dark else {})}):
         face = "black" if dark else "white"
-        canvas = Canvas(size_inches, dpi=110, layout="constrained", facecolor=face)
+        canvas = Canvas(size_inches, dpi=115, layout="constrained", facecolor=face)
         yield canvas
         buffer = BytesIO()
         FigureCanvasAgg(canvas).print_png(buffer)
-    Image.open(buffer).convert("RGB").quantize(128, dither=0).save(path, optimize=True)
+    image = Image.open(buffer).convert("RGB")
+    if dark:
+        palette = Image.new("P", (1, 1))
+        palette.putpalette(_palette())
+        image = image.quantize(palette=palette, dither=0)
+    image.save(path, optimize=True)
 
 
-def _overlay_size(
-    view: _View, images: Mapping[str, np.ndarray], slices: Sequence[int]
-) -> tuple[float, float]:
+def _palette() -> list[int]:
+    """64 greys, and the contours' colours blended with dark, mid and light grey for soft edges.
+
+    An adaptive palette would spend itself on the greys and turn the contours brown.
+    """
+    greys = np.repeat(np.linspace(0, 255, 64), 3)
+    hues = np.array([list(bytes.fromhex(hue[1:])) for hue in _RUN_COLOURS + _RATER_COLOURS])
+    shares = np.array([1, 0.75, 0.5, 0.25])[:, None, None]
+    blends = [shares * hues + (1 - shares) * level for level in (0, 110, 255)]
+    return np.concatenate([greys, np.ravel(blends)]).astype(int).tolist()
+
+
+def _overlay_size(view: _View, images: Masks, slices: Sequence[int]) -> tuple[float, float]:
     _, rows, columns = view(next(iter(images.values()))).shape
-    width = 10.8 / _MAX_SLICES
+    width = 10.4 / _MAX_SLICES
     height = min(max(width * view.aspect * rows / columns, 0.8), 3.0)
     return max(width * len(slices), 5.4), height * len(images) + 0.9
 
 
-def _busiest_slices(contours: Mapping[str, Mapping[str, np.ndarray]], n_slices: int) -> list[int]:
+def _busiest_slices(contours: Mapping[str, Masks], n_slices: int) -> list[int]:
     """Three to six slices with most lesion by anyone on any modality; else around the middle."""
     lesion = np.zeros(n_slices, dtype=np.int64)
     for drawn in contours.values():
@@ -179,14 +197,14 @@ def _busiest_slices(contours: Mapping[str, Mapping[str, np.ndarray]], n_slices: 
     if lesion.any():
         distance = np.abs(np.arange(n_slices) - int(lesion.argmax()))
     order = np.lexsort((distance, -lesion))
-    count = min(max(int(np.count_nonzero(lesion)), _MIN_SLICES), _MAX_SLICES)
+    count = np.clip(np.count_nonzero(lesion), _MIN_SLICES, _MAX_SLICES)
     return sorted(int(index) for index in order[:count])
 
 
-def _styles(names: Sequence[str], raters: Sequence[str]) -> dict[str, dict[str, Any]]:
-    styles: dict[str, dict[str, Any]] = {}
-    runs = [name for name in names if name not in raters]
-    for place, name in enumerate(runs):
+def _styles(names: Iterable[str], raters: Sequence[str]) -> Styles:
+    styles: Styles = {}
+    names = list(names)
+    for place, name in enumerate(name for name in names if name not in raters):
         colour = _RUN_COLOURS[place % len(_RUN_COLOURS)]
         styles[name] = {"color": colour, "linestyle": "-", "label": name}
     for place, name in enumerate(sorted(name for name in names if name in raters)):
@@ -201,9 +219,9 @@ def _draw_row(
     view: _View,
     modality: str,
     image: np.ndarray,
-    drawn: Mapping[str, np.ndarray],
+    drawn: Masks,
     slices: Sequence[int],
-    styles: Mapping[str, dict[str, Any]],
+    styles: Styles,
 ) -> None:
     low, high = _window(modality, image)
     shown, masks = view(image), {name: view(mask) for name, mask in drawn.items()}
@@ -214,20 +232,18 @@ def _draw_row(
                 _outline(axes, masks[name][index], style)
         axes.set_xticks([])
         axes.set_yticks([])
-        for place, letter in zip((0.02, 0.98), view.column_ends, strict=True):
-            side = "left" if place < 0.5 else "right"
-            axes.text(place, 0.5, letter, transform=axes.transAxes, ha=side, va="center", fontsize=7)
+        look = {"transform": axes.transAxes, "va": "center", "fontsize": 7}
+        axes.text(0.02, 0.5, view.column_ends[0], ha="left", **look)
+        axes.text(0.98, 0.5, view.column_ends[1], ha="right", **look)
         axes.set_title(f"{modality.upper()} slice {index + 1}", fontsize=8)
 
 
 def _outline(axes: "Axes", mask: np.ndarray, style: Mapping[str, Any]) -> None:
     if mask.any():
         edge = np.pad(mask, 1)  # closes the contour of a lesion at the picture's edge
-        rows, columns = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
-        axes.contour(
-            columns, rows, edge, [0.5],
-            colors=style["color"], linestyles=style["linestyle"], linewidths=1.1,
-        )  # fmt: skip
+        rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
+        look = {"colors": style["color"], "linestyles": style["linestyle"], "linewidths": 1.1}
+        axes.contour(columns, rows, edge, [0.5], **look)
 
 
 def _window(modality: str, image: np.ndarray) -> tuple[float, float]:
@@ -242,11 +258,7 @@ def _window(modality: str, image: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (0.0, high)
 
 
-def _overlay_legend(
-    canvas: "Canvas",
-    contours: Mapping[str, Mapping[str, np.ndarray]],
-    styles: Mapping[str, dict[str, Any]],
-) -> None:
+def _overlay_legend(canvas: "Canvas", contours: Mapping[str, Masks], styles: Styles) -> None:
     """Says of each contour whether it is empty: nothing drawn is not the same as not asked."""
     from matplotlib.lines import Line2D
 
@@ -256,30 +268,24 @@ def _overlay_legend(
         empty = "" if any(mask.any() for mask in masks) else " (empty)"
         handles.append(Line2D([], [], **{**style, "label": style["label"] + empty}))
     if handles:
-        canvas.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 5),
-            frameon=False, fontsize=9,
-        )  # fmt: skip
+        columns = min(len(handles), 5)
+        canvas.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _draw_strip(axes: "Axes", place: int, pool: Sequence[Row]) -> None:
-    dice = np.array([row["dice"] for row in pool])
-    known = np.isfinite(dice)
+    dice, grey = np.array([row["dice"] for row in pool]), {"color": "#777777"}
     axes.boxplot(
-        dice[known], positions=[place], orientation="horizontal", widths=0.6, showfliers=False,
-        medianprops={"color": "#D55E00", "linewidth": 1.6},
-        boxprops={"color": "#777777"}, whiskerprops={"color": "#777777"},
-        capprops={"color": "#777777"},
+        dice[np.isfinite(dice)], positions=[place], orientation="horizontal", widths=0.6,
+        medianprops={"color": "#D55E00", "linewidth": 1.6}, showfliers=False,
+        boxprops=grey, whiskerprops=grey, capprops=grey,
     )  # fmt: skip
     # Golden-ratio steps spread the points evenly and the same way every time.
     jitter = ((np.arange(len(pool)) * (sqrt(5) - 1) / 2) % 1 - 0.5) * 0.44
     size = np.array([_area(row["reference_volume_ml"]) for row in pool])
     control = np.array([row["group"] == CONTROL for row in pool])
-    faces = np.where(control, "none", "#0072B2")
-    axes.scatter(
-        dice, place + jitter, s=size, facecolors=faces, edgecolors="#0072B2", alpha=0.6,
-        linewidths=0.8, zorder=3,
-    )  # fmt: skip
+    faces = np.where(control[:, None], (0, 0, 0, 0), _PALE_BLUE)
+    look = {"facecolors": faces, "edgecolors": _BLUE, "linewidths": 0.9, "zorder": 3}
+    axes.scatter(dice, place + jitter, s=size, **look)
 
 
 def _area(volume_ml: float) -> float:
@@ -290,14 +296,13 @@ def _area(volume_ml: float) -> float:
 def _volume_legend(canvas: "Canvas") -> None:
     from matplotlib.lines import Line2D
 
-    look = {"linestyle": "", "marker": "o", "markeredgecolor": "#0072B2"}
-    sizes = [
-        Line2D([], [], **look, markerfacecolor="#0072B2", alpha=0.6,
-               markersize=sqrt(_area(volume)), label=f"{volume} ml")
-        for volume in (1, 10, 100)
-    ]  # fmt: skip
-    hollow = Line2D([], [], **look, markerfacecolor="none", markersize=4, label="control")
-    canvas.legend(handles=[*sizes, hollow], loc="outside lower center", ncols=4, frameon=False)
+    def point(volume: float, face: object, label: str) -> Line2D:
+        look = {"markerfacecolor": face, "markeredgecolor": _BLUE, "label": label}
+        return Line2D([], [], linestyle="", marker="o", markersize=sqrt(_area(volume)), **look)
+
+    handles = [point(volume, _PALE_BLUE, f"{volume} ml") for volume in (1, 10, 100)]
+    handles.append(point(0, "none", "control"))
+    canvas.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
 
 def _median_text(pool: Sequence[Row]) -> str:

@@ -8,23 +8,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from strokeseg_tf.evaluation import table
 from strokeseg_tf.evaluation.agreement import LANDIS_KOCH_BANDS
 from strokeseg_tf.evaluation.figures import Figure
 from strokeseg_tf.evaluation.scores import SCORE_KEYS
-from strokeseg_tf.evaluation.table import (
-    COLUMNS,
-    CONTROL,
-    CONTROL_COLUMNS,
-    LABELS,
-    TABLE1_NOTE,
-    VARIANT_TITLES,
-    Row,
-    control_rows,
-    plus_minus,
-    rater_title,
-    table1_columns,
-    table1_rows,
-)
+from strokeseg_tf.evaluation.table import COLUMNS, LABELS, Row, rater_title
 
 _NOT_A_DEVICE = (
     "This is research software, not a medical device: nothing here may guide the diagnosis or "
@@ -49,17 +37,17 @@ def write_report(
 
     Args:
         out: an existing folder.
-        summary: of `table.summarise`; `agreement` (rows of `agreement.rater_agreement`),
-            `runs_without_scores` and `phantom` are used where they are there.
+        summary: as `evaluate_cases` returns it: of `table.summarise`, with `alarms`, `best_runs`,
+            `agreement` and `phantom`.
         rows: every row of the score table.
         figures: PNG files to embed, under the heading each of them names.
         settings: printed at the end, nested values as JSON.
     """
     body = [
-        _summary_section(summary, rows),
+        _summary_section(summary),
         _table1_section(summary),
         _controls_section(summary),
-        _agreement_section(summary.get("agreement", ())),
+        _agreement_section(summary["agreement"]),
         *_figure_sections(figures),
         _scores_section(rows),
         _settings_section(settings),
@@ -69,31 +57,31 @@ def write_report(
     return path
 
 
-def _summary_section(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    warnings = alarms(summary)
+def _summary_section(summary: Mapping[str, Any]) -> str:
+    alarms = summary["alarms"]
     box = (
-        f'<div class="alarm" role="note"><h3>Alarms</h3>{_list(warnings)}</div>'
-        if warnings
+        f'<div class="alarm" role="note"><h3>Alarms</h3>{_list(alarms)}</div>'
+        if alarms
         else '<div class="good" role="note"><h3>No alarms</h3><p>Every lesion that a rater drew was'
         " answered with a prediction, and no control was marked.</p></div>"
     )
     runs = dict.fromkeys((result["run"], result["variant"]) for result in summary["results"])
-    names = ", ".join(f"{run} ({VARIANT_TITLES.get(v, v)})" for run, v in runs)
+    names = ", ".join(f"{run} ({table.VARIANT_TITLES.get(v, v)})" for run, v in runs)
     counts = f"{summary['studies']} studies, {summary['controls']} of them controls. Runs: {names}."
     convention = summary["convention"]
     stated = f"Convention {convention['name']}. {convention['description']}"
     inner = f"<p>{escape(counts)}</p>{box}<h3>Best run per modality and rater</h3>"
-    inner += _list(_achievements(summary, rows)) + f'<p class="note">{escape(stated)}</p>'
+    inner += _list(summary["best_runs"]) + f'<p class="note">{escape(stated)}</p>'
     return _section("Summary", inner)
 
 
 def _table1_section(summary: Mapping[str, Any]) -> str:
-    columns = table1_columns(summary)
+    columns = table.table1_columns(summary)
     titles = ["Modality", "Model", "Run", "Studies"]
-    titles += [f"{rater_title(rater)} {metric}" for rater, metric in columns]
+    titles += [table.column_title(*column) for column in columns]
     body = []
-    for row in table1_rows(summary):
-        model = VARIANT_TITLES.get(row.variant, row.variant)
+    for row in table.table1_rows(summary):
+        model = table.VARIANT_TITLES.get(row.variant, row.variant)
         run = "published" if row.run is None else row.run
         cells = [_cell(text) for text in (row.modality.upper(), model, run, str(row.n))]
         for key in columns:
@@ -101,15 +89,15 @@ def _table1_section(summary: Mapping[str, Any]) -> str:
             cells.append(f"<td><strong>{text}</strong></td>" if key in row.best else _cell(text))
         kind = ' class="published"' if row.run is None else ""
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
-    note = f'<p class="note">{escape(TABLE1_NOTE)}</p>'
+    note = f'<p class="note">{escape(table.TABLE1_NOTE)}</p>'
     return _section("Table 1 beside the paper's", _table("Table 1", titles, body) + note)
 
 
 def _controls_section(summary: Mapping[str, Any]) -> str:
-    rows = control_rows(summary)
+    rows = table.control_rows(summary)
     if not rows:
         return _section("Controls", "<p>No control studies were evaluated.</p>")
-    return _section("Controls", _table("Controls", CONTROL_COLUMNS, [_cells(row) for row in rows]))
+    return _section("Controls", _table("Controls", table.CONTROL_COLUMNS, [_cells(row) for row in rows]))
 
 
 def _agreement_section(agreement: Iterable[Mapping[str, Any]]) -> str:
@@ -139,7 +127,8 @@ def _figure_sections(figures: Sequence[Figure]) -> list[str]:
         data = base64.b64encode(figure.path.read_bytes()).decode("ascii")
         picture = f'<img src="data:image/png;base64,{data}" alt="{escape(figure.alt)}">'
         caption = f"<figcaption>{escape(figure.caption)}</figcaption>"
-        sections.setdefault(figure.heading, []).append(f"<figure>{picture}{caption}</figure>")
+        framed = f"<figure>{_scroller(figure.caption, picture)}{caption}</figure>"
+        sections.setdefault(figure.heading, []).append(framed)
     return [_section(heading, "".join(pictures)) for heading, pictures in sections.items()]
 
 
@@ -149,18 +138,19 @@ def _scores_section(rows: Sequence[Row]) -> str:
         for name in COLUMNS
     )
     body = "".join(_score_row(row) for row in rows)
-    table = f"<table class='sortable'><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    sheet = f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
     hint = '<p class="note">Press a heading to sort by it, again to turn the order. "–": undefined.'
     hint += ' <span id="sorted" role="status"></span></p>'
-    return _section("All scores", hint + _scroller("All scores", table, "tall"))
+    return _section("All scores", hint + _scroller("All scores", sheet, "tall"))
 
 
 def _score_row(row: Row) -> str:
     cells = [f"<td>{escape(str(row[name]))}</td>" for name in LABELS]
     for key in SCORE_KEYS:
-        value = float(row[key])
-        text = f"{value:.{_DECIMALS.get(key, 3)}f}" if isfinite(value) else "–"
-        cells.append(f'<td class="number" data-value="{value if isfinite(value) else ""}">{text}</td>')
+        value, text = "", "–"
+        if isfinite(row[key]):
+            value, text = repr(float(row[key])), f"{row[key]:.{_DECIMALS.get(key, 3)}f}"
+        cells.append(f'<td class="number" data-value="{value}">{text}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -204,18 +194,18 @@ def _cells(texts: Iterable[str]) -> str:
 
 def _table(name: str, titles: Iterable[str], body: Iterable[str]) -> str:
     heads = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return _scroller(name, table)
+    sheet = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return _scroller(name, sheet)
 
 
-def _scroller(name: str, table: str, kind: str = "") -> str:
+def _scroller(name: str, sheet: str, kind: str = "") -> str:
     """Wide tables scroll inside their own region, which the keyboard can reach."""
     label = f'role="region" aria-label="{escape(name)}" tabindex="0"'
-    return f'<div class="scroll {kind}" {label}>{table}</div>'
+    return f'<div class="scroll {kind}" {label}>{sheet}</div>'
 
 
 def _page(summary: Mapping[str, Any], sections: Sequence[str]) -> str:
-    phantom = summary.get("phantom", False)
+    phantom = summary["phantom"]
     title = "Stroke segmentation: evaluation" + (" on phantom data" if phantom else "")
     banner = f'<p class="phantom">{_PHANTOM}</p>' if phantom else ""
     return f"""<!DOCTYPE html>
@@ -253,7 +243,7 @@ body { margin: 0 auto; padding: 1rem clamp(.8rem, 3vw, 2rem) 3rem; max-width: 78
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .6rem 0; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: 1rem; margin: .9rem 0 .2rem; }
-ul { margin: .2rem 0; padding-left: 1.2rem; }
+ul { margin: .2rem 0; padding-left: 1.2rem; } figure { margin: 0 0 1.2rem; }
 .note, figcaption { color: var(--soft); font-size: .88rem; }
 .alarm, .good, .phantom { border-left: 4px solid; border-radius: 4px; padding: .2rem .9rem .6rem;
   margin: .8rem 0; }
@@ -262,7 +252,7 @@ ul { margin: .2rem 0; padding-left: 1.2rem; }
 .phantom { padding-top: .6rem; }
 .alarm h3 { color: var(--alarm); } .good h3 { color: var(--good); }
 .scroll { overflow: auto; border: 1px solid var(--line); border-radius: 6px; }
-.tall { max-height: 36rem; }
+.tall { max-height: 36rem; } td.number { text-align: right; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: .32rem .6rem; text-align: left; white-space: nowrap;
@@ -270,21 +260,21 @@ th, td { padding: .32rem .6rem; text-align: left; white-space: nowrap;
 tbody tr:last-child td { border-bottom: 0; }
 th { background: var(--tint); position: sticky; top: 0; vertical-align: bottom;
   white-space: normal; min-width: 4.6rem; }
-td.number { text-align: right; }
 tr.published td { color: var(--soft); font-style: italic; }
 th button { all: unset; cursor: pointer; display: block; width: 100%; }
 th button::after { content: " \\2195"; opacity: .4; }
 th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1; }
 th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
 :focus-visible, th button:focus-visible { outline: 2px solid #2f81f7; outline-offset: 2px; }
-figure { margin: 0 0 1.2rem; }
-img { max-width: 100%; height: auto; border-radius: 6px; display: block; }
+figure .scroll { width: fit-content; max-width: 100%; }
+img { max-width: 100%; min-width: 42rem; height: auto; display: block; }
 dt { font-weight: 600; } dd { margin: 0 0 .5rem; }
 pre { margin: 0; white-space: pre-wrap; font-size: .85rem; }
 @media print { body { max-width: none; font-size: 10pt; padding: 0; }
   .scroll { overflow: visible; max-height: none; border: 0; } th { position: static; }
   th, td { padding: 1pt 2pt; white-space: normal; min-width: 0; } table { font-size: 6.5pt; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } th button::after { content: ""; } }
+  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } th button::after { content: ""; }
+  img { min-width: 0; } }
 """
 
 _SCRIPT = """

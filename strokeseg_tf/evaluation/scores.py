@@ -7,7 +7,7 @@ Voxels    Dice 2|R & P| / (|R| + |P|), precision |R & P| / |P|, sensitivity |R &
 Volumes   voxel count times the product of the spacing, in ml; the difference is absolute.
 Lesions   components with 26-connectivity. The count difference is absolute. A reference lesion is
           found (tp, else fn) when one of its voxels is predicted; a predicted lesion that touches
-          no reference voxel is an fp. F1 = tp / (tp + (fp + fn) / 2). Nothing is matched one to one.
+          no reference voxel is an fp. F1 = tp / (tp + (fp + fn) / 2); no one-to-one matching.
 Surfaces  S(M): voxels of M with at least one of their 6 face neighbours outside M; beyond the image
           counts as outside. d(a, B): distance in mm from the centre of voxel a to the nearest voxel
           centre in S(B). HD95 is the larger of the two directed 95th percentiles (linear

@@ -17,18 +17,13 @@ Row = dict[str, Any]
 
 LABELS = ("run", "variant", "study", "group", "modality", "rater")
 COLUMNS = (*LABELS, *SCORE_KEYS)
+_POOLED = ("run", "variant", "modality", "rater")
 CONTROL = "control"  # every other group counts as stroke, so that no alarm is lost to a typo
 TABLE1_METRICS = ("dice", "precision", "sensitivity")
 CONTROL_COLUMNS = (
-    "Run", "Modality", "Rater", "Controls", "With false positives",
-    "Mean false-positive volume (ml)", "Largest (ml)",
+    "Run", "Modality", "Controls", "Falsely marked", "Mean volume (ml)", "Largest (ml)",
 )  # fmt: skip
-VARIANT_TITLES = {
-    "unimodal": "Unimodal",
-    "dual_v1": "Dual V1",
-    "dual_v2": "Dual V2",
-    "dual_v3": "Dual V3",
-}
+VARIANT_TITLES = {"unimodal": "Unimodal"} | {f"dual_v{n}": f"Dual V{n}" for n in (1, 2, 3)}
 
 # (modality, variant): mean and +- of Dice, precision, sensitivity against R1, then against R2.
 _PUBLISHED = {
@@ -95,7 +90,7 @@ def summarise(rows: Sequence[Row], convention: str = "isles22") -> dict[str, Any
     """
     pools: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("run", "variant", "modality", "rater"))
+        key = tuple(row[name] for name in _POOLED)
         pools.setdefault(key, []).append(row)
     chosen = find_convention(convention)
     return {
@@ -111,7 +106,7 @@ def _result(key: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
     controls = [row for row in rows if row["group"] == CONTROL]
     empty = [row for row in stroke if row["predicted_volume_ml"] == 0]
     return {
-        **dict(zip(("run", "variant", "modality", "rater"), key, strict=True)),
+        **dict(zip(_POOLED, key, strict=True)),
         "all": _pool(rows),
         "stroke": {
             **_pool(stroke),
@@ -240,6 +235,10 @@ def rater_title(rater: str) -> str:
     return rater.upper() if len(rater) < 4 else rater
 
 
+def column_title(rater: str, metric: str) -> str:
+    return f"{rater_title(rater)} {'Dice' if metric == 'dice' else metric}"
+
+
 TABLE1_NOTE = (
     "Rows marked 'published' are Table 1 of Gómez et al., MICCAI 2023 (LNCS 14223, pp. 776-785): "
     "31 test studies of the authors' clinical cohort, 2 of them controls, under the convention "
@@ -254,7 +253,7 @@ TABLE1_NOTE = (
 def table1_markdown(summary: dict[str, Any]) -> str:
     """The user's runs beside the paper's rows, then the controls, as Markdown."""
     columns = table1_columns(summary)
-    titles = [f"{rater_title(rater)} {metric}" for rater, metric in columns]
+    titles = [column_title(*column) for column in columns]
     title = "# Table 1 (phantom data)" if summary.get("phantom") else "# Table 1"
     lines = [title, "", *_header(["Modality", "Model", "Run", "Studies", *titles])]
     for row in table1_rows(summary):
@@ -276,18 +275,16 @@ def _controls_markdown(summary: dict[str, Any]) -> list[str]:
 
 
 def control_rows(summary: dict[str, Any]) -> list[list[str]]:
-    """Printed cells under `CONTROL_COLUMNS`, for results that hold controls."""
-    rows = []
-    for result in summary["results"]:
-        pool = result["control"]
+    """Printed cells under `CONTROL_COLUMNS`; a prediction is the same whoever it is held against,
+    so of several raters the one who saw most controls stands for all."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for result in sorted(summary["results"], key=lambda result: result["control"]["n"]):
+        key, pool = (result["run"], result["modality"].upper()), result["control"]
         if pool["n"]:
             found = pool["false_positives"]
-            rows.append([
-                result["run"], result["modality"].upper(), rater_title(result["rater"]),
-                str(pool["n"]), str(len(found["studies"])),
-                f"{found['mean_volume_ml']:.2f}", f"{found['max_volume_ml']:.2f}",
-            ])  # fmt: skip
-    return rows
+            volumes = [f"{found[name]:.2f}" for name in ("mean_volume_ml", "max_volume_ml")]
+            rows[key] = [*key, str(pool["n"]), str(len(found["studies"])), *volumes]
+    return [rows[key] for key in sorted(rows)]
 
 
 def _header(titles: Sequence[str]) -> list[str]:

@@ -1,0 +1,63 @@
+"""Output that appears whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfrecord_tools.errors import InputError
+
+
+def check_free(out: str | Path, overwrite: bool = False) -> Path:
+    """Refuse an output that exists (an empty folder does not count).
+
+    Raises:
+        InputError: It exists and `overwrite` is false.
+    """
+    out = Path(out)
+    if not overwrite and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists; choose another name or pass --overwrite")
+    return out
+
+
+@contextlib.contextmanager
+def new_folder(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder that becomes `out` when the block ends well, and vanishes when it does not.
+
+    What stood at `out` is replaced only in the last moment.
+    """
+    out = check_free(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        partial.chmod(0o777 & ~_umask())
+        yield partial
+        _replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _replace(partial: Path, out: Path) -> None:
+    if not out.exists():
+        os.replace(partial, out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    os.replace(out, old / out.name)
+    os.replace(partial, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place, then rename it into it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

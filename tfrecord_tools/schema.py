@@ -1,0 +1,167 @@
+"""The features of a record, in ONE table that drives encoding, decoding and graph parsing.
+
+A record is a slice pair at its native size. Pixels are stored with the values of the source file
+as float32, bit for bit; `adc_scale` turns ADC into 1e-3 mm2/s. TensorFlow is imported inside the
+functions, so that reading studies needs none.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+#: Raised by one when a record of the old kind can no longer be read.
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """A feature: how its numpy value is stored.
+
+    Attributes:
+        kind: "text" (one string), "texts" (several), "int" (one), or "array".
+        dtype: For arrays, the little-endian numpy dtype; bool arrays are packed, 8 to a byte.
+        shape: For arrays, a number or the name of an int feature (or of a list, for its length)
+            for each axis.
+        optional: Whether the value may be None (a missing modality).
+    """
+
+    kind: str
+    dtype: str = ""
+    shape: tuple = ()
+    optional: bool = False
+
+
+SCHEMA: Mapping[str, Feature] = {
+    "study": Feature("text"),
+    "patient": Feature("text"),
+    "group": Feature("text"),
+    "slice_index": Feature("int"),
+    "slice_count": Feature("int"),
+    "height": Feature("int"),
+    "width": Feature("int"),
+    "adc": Feature("array", "<f4", ("height", "width"), optional=True),
+    "dwi": Feature("array", "<f4", ("height", "width"), optional=True),
+    # Smallest and largest value of the volume the slice comes from, for its normalisation.
+    "adc_range": Feature("array", "<f4", (2,), optional=True),
+    "dwi_range": Feature("array", "<f4", (2,), optional=True),
+    "adc_scale": Feature("array", "<f8", ()),
+    # "RATER_MODALITY" of each mask, such as "r1_adc", in the order of `masks`.
+    "mask_names": Feature("texts"),
+    "masks": Feature("array", "bool", ("mask_names", "height", "width")),
+    # The grid of the arrays, and ADC's own where ADC was resampled to it.
+    "affine": Feature("array", "<f8", (4, 4)),
+    "file_shape": Feature("array", "<i4", (3,)),
+    "adc_affine": Feature("array", "<f8", (4, 4), optional=True),
+    "adc_file_shape": Feature("array", "<i4", (3,), optional=True),
+}
+
+
+def encode(record: Mapping) -> bytes:
+    """Serialise a record (a value for each feature of `SCHEMA`) as a `tf.train.Example`."""
+    import tensorflow as tf
+
+    features = {}
+    for name, feature in SCHEMA.items():
+        value = record[name]
+        if value is None and feature.optional:
+            continue
+        if feature.kind == "int":
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        else:
+            features[name] = tf.train.Feature(
+                bytes_list=tf.train.BytesList(value=_to_bytes(feature, value))
+            )
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def _to_bytes(feature: Feature, value) -> list[bytes]:
+    if feature.kind == "text":
+        return [value.encode()]
+    if feature.kind == "texts":
+        return [text.encode() for text in value]
+    if feature.dtype == "bool":
+        return [np.packbits(value).tobytes()]
+    return [np.ascontiguousarray(value, dtype=feature.dtype).tobytes()]
+
+
+def decode(serialised: bytes) -> dict:
+    """The inverse of `encode`: a record of Python and numpy values."""
+    import tensorflow as tf
+
+    stored = tf.train.Example.FromString(serialised).features.feature
+    record = {}
+    for name, feature in SCHEMA.items():
+        if feature.kind == "int":
+            record[name] = stored[name].int64_list.value[0]
+        elif feature.kind == "text":
+            record[name] = stored[name].bytes_list.value[0].decode()
+        elif feature.kind == "texts":
+            record[name] = tuple(v.decode() for v in stored[name].bytes_list.value)
+        else:
+            record[name] = _to_array(feature, stored[name].bytes_list.value, record)
+    return record
+
+
+def _to_array(feature: Feature, values, record) -> np.ndarray | None:
+    if not values:
+        return None
+    shape = [_length(axis, record) for axis in feature.shape]
+    if feature.dtype == "bool":
+        bits = np.unpackbits(np.frombuffer(values[0], np.uint8), count=int(np.prod(shape)))
+        return bits.astype(bool).reshape(shape)
+    return np.frombuffer(values[0], feature.dtype).reshape(shape)
+
+
+def _length(axis, record) -> int:
+    if isinstance(axis, int):
+        return axis
+    return len(record[axis]) if SCHEMA[axis].kind == "texts" else record[axis]
+
+
+def parse(serialised):
+    """`decode` as a TensorFlow graph.
+
+    Args:
+        serialised: Scalar string tensor.
+
+    Returns:
+        A tensor for each feature; an array that is None becomes an empty one (its first axis, or
+        its only one, has length 0); `masks` is bool `(names, height, width)`.
+    """
+    import tensorflow as tf
+
+    spec = {}
+    for name, feature in SCHEMA.items():
+        if feature.kind == "int":
+            spec[name] = tf.io.FixedLenFeature((), tf.int64)
+        elif feature.kind == "texts":
+            spec[name] = tf.io.RaggedFeature(tf.string)
+        else:
+            default = "" if feature.optional else None
+            spec[name] = tf.io.FixedLenFeature((), tf.string, default)
+    parsed = tf.io.parse_single_example(serialised, spec)
+    arrays = {n: _parse_array(f, parsed[n], parsed) for n, f in SCHEMA.items() if f.kind == "array"}
+    return parsed | arrays
+
+
+def _parse_array(feature: Feature, content, parsed):
+    import tensorflow as tf
+
+    shape = [
+        axis if isinstance(axis, int)
+        else tf.size(parsed[axis]) if SCHEMA[axis].kind == "texts"
+        else tf.cast(parsed[axis], tf.int32)
+        for axis in feature.shape
+    ]  # fmt: skip
+    if feature.dtype == "bool":
+        octets = tf.io.decode_raw(content, tf.uint8)
+        bits = tf.bitwise.bitwise_and(
+            octets[:, None], [128, 64, 32, 16, 8, 4, 2, 1]
+        )
+        return tf.reshape(tf.reshape(bits > 0, [-1])[: tf.reduce_prod(shape)], shape)
+    values = tf.io.decode_raw(content, tf.as_dtype(np.dtype(feature.dtype).newbyteorder("=")))
+    if feature.optional:
+        shape = [-1, *shape[1:]]
+    return tf.reshape(values, shape)
