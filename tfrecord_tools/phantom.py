@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -21,8 +19,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from tfrecord_tools.phantom_anatomy import Anatomy, Grid, build_anatomy, rotation, smooth_field
-from tfrecord_tools.phantom_lesions import MASK_KEYS, apply_lesion, draw_lesion, draw_masks
+from tfrecord_tools.atomic import new_folder
+from tfrecord_tools.phantom_anatomy import Anatomy, ScanBlock, build_anatomy, rotation, smooth_field
+from tfrecord_tools.phantom_lesions import MASK_KEYS, apply_lesion, draw_lesion, draw_masks, swell
 
 GROUPS = ("stroke", "control")
 FIELD_OF_VIEW_MM = (213.0, 240.0)  # 0.83-0.94 mm at a matrix of 256
@@ -86,15 +85,16 @@ def make_phantom(
         raise ValueError(f"group must be one of {', '.join(GROUPS)}. Received instead: {group!r}.")
     streams = np.random.SeedSequence([seed, index]).spawn(5)
     place, head, lesion_rng, rater, scanner = (np.random.default_rng(s) for s in streams)
-    grid, affine = _draw_grid(place, matrix, slices)
-    anatomy = build_anatomy(head, grid)
+    block, affine = _draw_block(place, matrix, slices)
+    anatomy = build_anatomy(head, block)
     if group == "control":
         s0, diffusion, masks = anatomy.s0, anatomy.adc, {}
     else:
-        lesion = draw_lesion(lesion_rng, grid, anatomy)
-        s0, diffusion = apply_lesion(lesion_rng, grid, anatomy, lesion)
-        masks = draw_masks(rater, grid, anatomy, lesion)
-    adc, dwi = _scan(scanner, grid, anatomy, s0, diffusion)
+        lesion = draw_lesion(lesion_rng, block, anatomy)
+        anatomy = swell(anatomy, lesion)
+        s0, diffusion = apply_lesion(lesion_rng, block, anatomy, lesion)
+        masks = draw_masks(rater, block, anatomy, lesion)
+    adc, dwi = _scan(scanner, block, anatomy, s0, diffusion)
     empty = np.zeros(anatomy.csf.shape, bool)
     full = {key: anatomy.volume(masks.get(key, empty)) for key in MASK_KEYS}
     return PhantomStudy(study_name(index), group, adc, dwi, full, affine)
@@ -113,21 +113,21 @@ def check_sampling(matrix: int, slices: tuple[int, int], seed: int) -> None:
         raise ValueError(f"seed must be 0 or more. Received instead: {seed}.")
 
 
-def _draw_grid(rng: np.random.Generator, matrix: int, slices) -> tuple[Grid, np.ndarray]:
+def _draw_block(rng: np.random.Generator, matrix: int, slices) -> tuple[ScanBlock, np.ndarray]:
     """Size, spacing and affine of a study; the affine is oblique, as technicians angle it."""
     count = int(rng.integers(slices[0], slices[1] + 1))
     pixel = rng.uniform(*FIELD_OF_VIEW_MM) / matrix
     step = np.clip(rng.uniform(*COVERAGE_MM) / count, *SLICE_STEP_MM)
-    grid = Grid((matrix, matrix, count), (pixel, pixel, float(step)))
+    block = ScanBlock((matrix, matrix, count), (pixel, pixel, float(step)))
     affine = np.eye(4)
     turn = rotation(np.radians(rng.normal((-12, 0, 0), (6, 2, 2))))
     affine[:3, :3] = turn @ np.diag((-pixel, pixel, step))
-    centre = (np.array(grid.shape) - 1) / 2
+    centre = (np.array(block.shape) - 1) / 2
     affine[:3, 3] = rng.normal(0, 4, 3) - affine[:3, :3] @ centre
-    return grid, affine
+    return block, affine
 
 
-def _scan(rng, grid: Grid, anatomy: Anatomy, s0, diffusion) -> tuple[np.ndarray, np.ndarray]:
+def _scan(rng, block: ScanBlock, anatomy: Anatomy, s0, diffusion) -> tuple[np.ndarray, np.ndarray]:
     """Images the head: ADC in 1e-3 mm2/s and DWI in arbitrary units, float32 [x, y, z]."""
     tissue = 1 - anatomy.csf
     weighted = np.exp(-B_VALUE * diffusion)
@@ -136,18 +136,18 @@ def _scan(rng, grid: Grid, anatomy: Anatomy, s0, diffusion) -> tuple[np.ndarray,
     b1000 = anatomy.volume(anatomy.gain * (tissue * s0 * weighted + anatomy.csf * fluid))
     b0 += anatomy.shell
     b1000 += anatomy.shell * np.float32(np.exp(-B_VALUE * SHELL_ADC))
-    coil = np.exp(0.13 * smooth_field(rng, grid, 90.0))
+    coil = np.exp(0.13 * smooth_field(rng, block, 90.0))
     noise = rng.uniform(0.014, 0.028)
-    b0, b1000 = (_rician(rng, _blurred(image, grid) * coil, noise) for image in (b0, b1000))
+    b0, b1000 = (_rician(rng, _blurred(image, block) * coil, noise) for image in (b0, b1000))
     head = b0 > 0.2
     ratio = np.where(head, b1000 / np.maximum(b0, 1e-3), 1)
     adc = np.clip(-np.log(np.maximum(ratio, 1e-3)) / B_VALUE, 0, 4)
     return adc.astype(np.float32), (b1000 * rng.uniform(400, 1600)).astype(np.float32)
 
 
-def _blurred(image: np.ndarray, grid: Grid) -> np.ndarray:
+def _blurred(image: np.ndarray, block: ScanBlock) -> np.ndarray:
     """Point spread: Gaussian in the slice, a little cross-talk between neighbouring slices."""
-    sigma = BLUR_MM / grid.spacing_mm[0]
+    sigma = BLUR_MM / block.spacing_mm[0]
     for axis in (0, 1):
         image = ndimage.gaussian_filter1d(image, sigma, axis=axis, truncate=2.5)
     mixed = 0.86 * image
@@ -210,10 +210,7 @@ def write_phantom_cohort(
     out = Path(out)
     _check_vacant(out)
     groups = draw_groups(studies, controls, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with new_folder(out) as partial:
         tasks = [
             (partial, index, seed, group, matrix, tuple(slices))
             for index, group in enumerate(groups, start=1)
@@ -222,18 +219,13 @@ def write_phantom_cohort(
             if on_study is not None:
                 on_study(done, studies)
         _write_table(partial / "studies.csv", groups)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
 def draw_groups(studies: int, controls: int, seed: int) -> list[str]:
     """Group of each study in order: `controls` of them, drawn from the seed, are controls."""
-    chosen = np.random.default_rng([seed, CONTROL_STREAM]).permutation(studies)[:controls]
-    return ["control" if index in set(chosen.tolist()) else "stroke" for index in range(studies)]
+    chosen = np.random.default_rng([seed, CONTROL_STREAM]).permutation(studies)[:controls].tolist()
+    return ["control" if index in chosen else "stroke" for index in range(studies)]
 
 
 def _check_cohort(studies: int, controls: int, jobs: int) -> None:

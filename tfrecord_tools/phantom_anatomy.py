@@ -1,4 +1,4 @@
-"""A schematic head in millimetres: folded brain, ventricles, deep nuclei, skull base, and old damage.
+"""A schematic head in millimetres: folded brain, ventricles, nuclei, skull base, old damage.
 
 Shapes are signed distances (negative inside, in mm) combined with minimum and maximum, so every
 boundary is smooth and partial volume comes for free. Head coordinates are x to the patient's right,
@@ -30,10 +30,12 @@ NUCLEI = (
     ((11, -14, 6), (9, 14, 10)),  # thalamus
 )
 PALLIDUM = ((19, 3, 1), (4.5, 9, 7))
+EYE = ((31, 66, -34), (12, 12, 12))
+SELLA = ((0, 4, -22), (24, 26, 12))  # the hollow of the skull base that holds the basal cisterns
 
 
 @dataclass(frozen=True)
-class Grid:
+class ScanBlock:
     """The sampled block: `shape` in voxels, `spacing_mm` per axis, index 0 lying to the right."""
 
     shape: tuple[int, int, int]
@@ -86,12 +88,12 @@ class Anatomy:
         return full
 
 
-def smooth_field(rng: np.random.Generator, grid: Grid, scale_mm: float) -> np.ndarray:
+def smooth_field(rng: np.random.Generator, block: ScanBlock, scale_mm: float) -> np.ndarray:
     """A Gaussian random field with mean 0 and variance 1, float32 [x, y, z].
 
     Cubic B-splines with knots `scale_mm` apart carry white noise; one matrix product an axis.
     """
-    weights = [_spline_weights(axis, scale_mm, rng.uniform()) for axis in grid.axes_mm()]
+    weights = [_spline_weights(axis, scale_mm, rng.uniform()) for axis in block.axes_mm()]
     field = rng.standard_normal([w.shape[1] for w in weights], dtype=np.float32)
     field = np.tensordot(field, weights[2], (2, 1))
     field = np.tensordot(weights[1], field, (1, 1))
@@ -140,52 +142,50 @@ def mirrored(points_mm: np.ndarray) -> np.ndarray:
     return np.stack([np.abs(points_mm[0]), points_mm[1], points_mm[2]])
 
 
-def build_anatomy(rng: np.random.Generator, grid: Grid) -> Anatomy:
+def build_anatomy(rng: np.random.Generator, block: ScanBlock) -> Anatomy:
     """Draws one head.
 
     Args:
         rng: source of all variation: age, size, tilt, asymmetry, folding, old damage.
-        grid: the block to sample.
+        block: the block to sample.
 
     Returns:
-        The anatomy on `grid`.
+        The anatomy on `block`.
     """
     age = rng.uniform(0, 1)
-    points, head = _head_points(rng, grid)
-    parts = _brain_parts(points, 1.6 * smooth_field(rng, grid, 12.0)[head])
+    points, head = _head_points(rng, block)
+    parts = _brain_parts(points, 1.6 * smooth_field(rng, block, 12.0)[head])
     envelope = np.minimum.reduce(parts[:3])
-    gap = (0.8 + 1.5 * age) * np.exp(0.5 * smooth_field(rng, grid, 20.0)[head])
-    paired = mirrored(points)
-    eye = ellipsoid(paired, (31, 66, -34), (12, 12, 12))
-    cistern = ellipsoid(points, (0, 4, -22), (24, 26, 12))
-    cavity = np.minimum(np.minimum(envelope - gap, cistern), eye)
-    shell = np.zeros(grid.shape, np.float32)
-    shell[head] = _shell_signal(points, np.minimum(envelope - gap, cistern), grid, rng, head)
-    keep = cavity < 0
+    gap = (0.7 + 1.2 * age) * np.exp(0.5 * smooth_field(rng, block, 20.0)[head])
+    cavity = np.minimum(envelope - gap, ellipsoid(points, *SELLA))
+    shell = np.zeros(block.shape, np.float32)
+    shell[head] = _shell_signal(rng, block, head, points, cavity)
+    keep = np.minimum(cavity, ellipsoid(mirrored(points), *EYE)) < 0
     inside = head.copy()
     inside[head] = keep
     shell[inside] = 0
     points = points[:, keep]
-    return _with_tissue(rng, grid, age, inside, shell, points, [part[keep] for part in parts])
+    return _with_tissue(rng, block, age, inside, shell, points, [part[keep] for part in parts])
 
 
-def _head_points(rng: np.random.Generator, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _head_points(rng: np.random.Generator, block: ScanBlock) -> tuple[np.ndarray, np.ndarray]:
     """Head coordinates (3, n) of the voxels within the scalp, and that region [x, y, z].
 
     Size, tilt and a gentle bending differ between studies and break the left-right symmetry.
     """
     tilt = np.radians(rng.normal(0, (4.0, 2.0, 3.0)))
-    size = np.array((1.0, 1.0, 1.0)) * rng.normal(1.0, 0.03) * rng.normal(1.0, 0.02, 3)
+    size = rng.normal(1.0, 0.03) * rng.normal(1.0, 0.02, 3)
     turn = (rotation(tilt) / np.clip(size, 0.9, 1.07)[:, None]).astype(np.float32)
-    shift = rng.normal((0, -3, 4), (1.5, 2.0, 3.0))
-    x, y, z = (a.reshape(s) for a, s in zip(grid.axes_mm(), np.eye(3, dtype=int) * -2 + 1, strict=True))
-    axes = [row[0] * (x + shift[0]) + row[1] * (y + shift[1]) + row[2] * (z + shift[2]) for row in turn]
+    shift = rng.normal((0, -3, 4), (1.5, 2.0, 3.0)).astype(np.float32)
+    x, y, z = np.meshgrid(*block.axes_mm(), indexing="ij", sparse=True)
+    shifted = (x + shift[0], y + shift[1], z + shift[2])
+    axes = [sum(weight * c for weight, c in zip(row, shifted, strict=True)) for row in turn]
     # Below the brain the head goes on as a neck and a face, so only the top is rounded off.
     taper = 1 - 0.0012 * axes[1]
     radius = (axes[0] / 77 / taper) ** 2 + (axes[1] / 97) ** 2
     radius = radius + np.where(axes[2] > 0, axes[2] / 84, axes[2] / 190) ** 2
     head = radius < 1.0
-    bend = [smooth_field(rng, grid, 45.0)[head] * amount for amount in (2.2, 2.2, 1.5)]
+    bend = [smooth_field(rng, block, 45.0)[head] * amount for amount in (2.2, 2.2, 1.5)]
     return np.stack([a[head] + b for a, b in zip(axes, bend, strict=True)]).astype(np.float32), head
 
 
@@ -212,7 +212,8 @@ def _brain_parts(points: np.ndarray, ripple: np.ndarray) -> list[np.ndarray]:
     hull = ellipsoid(egg, (0, 0, 0), (66, 86, 69))
     hull = np.minimum(hull, ellipsoid(paired, (42, 6, -24), (23, 40, 23))) + 0.5 * ripple
     cerebellum = _merged(
-        ellipsoid(paired, (25, -50, -46), (30, 28, 19)), ellipsoid(points, (0, -44, -36), (15, 21, 19))
+        ellipsoid(paired, (25, -50, -46), (30, 28, 19)),
+        ellipsoid(points, (0, -44, -36), (15, 21, 19)),
     )
     stem = tube(points, ((0, -14, -20, 10), (0, -13, -36, 15), (0, -28, -62, 9), (0, -34, -95, 7)))
     stem = stem + ripple
@@ -240,47 +241,47 @@ def _merged(first: np.ndarray, second: np.ndarray, blend_mm: float = 9.0) -> np.
     return np.minimum(first, second) - overlap * overlap / (4 * blend_mm)
 
 
-def _shell_signal(points, cavity, grid, rng, head) -> np.ndarray:
+def _shell_signal(rng, block, head, points, cavity) -> np.ndarray:
     """b0 signal (n,) outside of the brain: dark bone, faint scalp, patchy face with air in it."""
-    patch = smooth_field(rng, grid, 11.0)[head]
+    patch = smooth_field(rng, block, 11.0)[head]
     bone = soft_step(np.abs(cavity - SKULL_MM / 2) - SKULL_MM / 2, 2.0)
     face = soft_step(points[2] + 22, 20.0) * soft_step(-points[1] - 5, 30.0)
-    soft = 0.30 + 0.08 * patch + face * (np.clip(0.22 * patch, -0.3, 0.4))
+    soft = 0.30 + 0.08 * patch + face * np.clip(0.22 * patch, -0.3, 0.4)
     return np.clip(soft * (1 - bone) + 0.03, 0.02, None)
 
 
-def _with_tissue(rng, grid, age, inside, shell, points, parts) -> Anatomy:
+def _with_tissue(rng, block, age, inside, shell, points, parts) -> Anatomy:
     """Fills the cavity with fluid, cortex, white matter and nuclei."""
     part = np.argmin(parts[:3], axis=0).astype(np.int8)
     depth = -np.minimum.reduce(parts[:3])
-    folded = np.minimum(depth, _pial_mm(rng, grid, age, inside, points, -parts[3]))
+    folded = np.minimum(depth, _pial_mm(rng, block, age, inside, points, -parts[3]))
     pial = np.where(part == CEREBRUM, folded, depth)
     pial = np.where(part == CEREBELLUM, _folia_mm(points, depth), pial)
     ventricle = _ventricle_mm(points, 0.65 + 0.75 * age + rng.normal(0, 0.12))
-    eye = ellipsoid(mirrored(points), (31, 66, -34), (12, 12, 12))
+    eye = ellipsoid(mirrored(points), *EYE)
     csf = np.maximum.reduce([soft_step(pial), soft_step(ventricle), soft_step(eye)])
     cortex = soft_step(pial - np.where(part == CEREBELLUM, 5.0, CORTEX_MM), 1.6)
     cortex *= soft_step(4 - parts[BRAINSTEM], 3.0)
-    s0, adc = _tissue_signal(rng, grid, inside, points, cortex, age)
-    _add_old_damage(rng, grid, inside, points, ventricle, cortex, age, s0, adc)
-    gain = _susceptibility(rng, grid, inside, points)
+    s0, adc = _tissue_signal(rng, block, inside, points, cortex, age)
+    _add_old_damage(rng, block, inside, points, ventricle, cortex, age, s0, adc)
+    gain = _susceptibility(rng, block, inside, points)
     return Anatomy(inside, shell, points, csf, s0, adc, depth, part, gain)
 
 
-def _pial_mm(rng, grid, age, inside, points, depth) -> np.ndarray:
+def _pial_mm(rng, block, age, inside, points, depth) -> np.ndarray:
     """Distance (n,) in mm to the nearest fluid of the cerebral surface; negative inside a sulcus.
 
     Sulci are the zero sheets of a band-passed field that hardly changes along the radius, so they
     run inwards from the surface and look like a labyrinth where a slice grazes the vertex.
     """
     radius = np.sqrt((points**2).sum(0)) + 1.0
-    swirl = np.stack([smooth_field(rng, grid, 13.0)[inside] * 3.0 for _ in range(3)])
+    swirl = np.stack([smooth_field(rng, block, 13.0)[inside] * 3.0 for _ in range(3)])
     stretched = points * (75 / np.maximum(radius, 25)) ** np.float32(0.72) + swirl
     sheet = np.abs(_sample_folds(rng, stretched)) * FOLD_WAVELENGTH_MM / (2 * np.pi)
-    floor = np.clip(15 + 6 * smooth_field(rng, grid, 18.0)[inside], 4, 26)
+    floor = np.clip(15 + 6 * smooth_field(rng, block, 18.0)[inside], 4, 26)
     width = (0.55 + 0.7 * age) * (1.2 - 0.7 * depth / floor) + 0.8 * np.exp(-depth / 3)
     sulci = np.hypot(sheet, np.maximum(depth - floor, 0)) - np.clip(width, 0.2, None)
-    wobble = points[0] + 1.2 * smooth_field(rng, grid, 25.0)[inside]
+    wobble = points[0] + 1.2 * smooth_field(rng, block, 25.0)[inside]
     callosum = ellipsoid(points, (0, -2, 4), (60, 46, 27))
     fissure = np.hypot(wobble, np.minimum(callosum, 0)) - 0.6 - 0.8 * age
     return np.minimum.reduce([depth, sulci, fissure, _sylvian_mm(points + swirl, age)])
@@ -328,14 +329,14 @@ def _ventricle_mm(points: np.ndarray, size: float) -> np.ndarray:
     return np.minimum.reduce([lateral, horn, third, fourth])
 
 
-def _tissue_signal(rng, grid, inside, points, cortex, age) -> tuple[np.ndarray, np.ndarray]:
+def _tissue_signal(rng, block, inside, points, cortex, age) -> tuple[np.ndarray, np.ndarray]:
     """b0 signal and ADC (1e-3 mm2/s) of the tissue, both float32 (n,)."""
     paired = mirrored(points)
     nuclei = [soft_step(ellipsoid(paired, *nucleus), 2.0) for nucleus in NUCLEI]
     grey = np.maximum.reduce([cortex, *(0.8 * nucleus for nucleus in nuclei)])
     pallidum = soft_step(ellipsoid(paired, *PALLIDUM), 3.0)
-    texture = smooth_field(rng, grid, 9.0)[inside]
-    tracts = smooth_field(rng, grid, 16.0)[inside]
+    texture = smooth_field(rng, block, 9.0)[inside]
+    tracts = smooth_field(rng, block, 16.0)[inside]
     # Insula and cingulate cortex shine on every diffusion image.
     bright = np.exp(-(((paired[0] - 41) / 6) ** 2 + ((points[1] - 8) / 22) ** 2))
     bright += 0.6 * np.exp(-((paired[0] / 7) ** 2 + ((points[2] - 34) / 16) ** 2))
@@ -345,9 +346,9 @@ def _tissue_signal(rng, grid, inside, points, cortex, age) -> tuple[np.ndarray, 
     return s0.astype(np.float32), adc.astype(np.float32)
 
 
-def _add_old_damage(rng, grid, inside, points, ventricle, cortex, age, s0, adc) -> None:
+def _add_old_damage(rng, block, inside, points, ventricle, cortex, age, s0, adc) -> None:
     """Adds white-matter change and chronic scars in place: long T2, ADC raised, never low."""
-    patch = smooth_field(rng, grid, 8.0)[inside]
+    patch = smooth_field(rng, block, 8.0)[inside]
     reach = 1.0 + 5.5 * max(age - 0.25, 0)
     caps = soft_step(ventricle - reach - 1.5 * patch, 3.0) * (1 - cortex)
     spots = np.clip(patch - (2.6 - 0.7 * age), 0, 0.6) / 0.6 * (1 - cortex)
@@ -363,10 +364,10 @@ def _add_old_damage(rng, grid, inside, points, ventricle, cortex, age, s0, adc) 
     s0 *= 1 + rng.uniform(0.45, 0.8) * scars * (1 + raised) + 0.5 * white
 
 
-def _susceptibility(rng, grid, inside, points) -> np.ndarray:
+def _susceptibility(rng, block, inside, points) -> np.ndarray:
     """Signal gain (n,) near frontal sinus and petrous bone: bright rims around dark holes."""
     paired = mirrored(points)
-    ripple = 3.0 * smooth_field(rng, grid, 10.0)[inside]
+    ripple = 3.0 * smooth_field(rng, block, 10.0)[inside]
     strength = rng.uniform(0.2, 0.9)
     orbit = ellipsoid(points, (rng.normal(0, 5), 66, -32), (24, 20, 14)) + ripple
     petrous = ellipsoid(paired, (50, -16, -44), (13, 11, 11)) + ripple

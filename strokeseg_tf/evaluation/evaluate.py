@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from math import isfinite
 from pathlib import Path
@@ -146,8 +146,7 @@ def _summary(
     found: _Findings, runs: Mapping[str, str], convention: str, phantom: bool
 ) -> dict[str, Any]:
     summary = summarise(found.rows, convention)
-    summary["phantom"] = phantom
-    summary["agreement"] = found.agreement
+    summary |= {"phantom": phantom, "agreement": found.agreement}
     summary["runs_without_scores"] = sorted(set(runs) - {row["run"] for row in found.rows})
     summary["alarms"] = alarms(summary)
     summary["best_runs"] = best_runs(summary["results"], found.rows)
@@ -235,7 +234,7 @@ def _draw_case(case: Case, folder: Path, number: int) -> Figure:
             contours.setdefault(modality, {})[name] = mask
     for (rater, modality), mask in case.references.items():
         contours.setdefault(modality, {})[rater] = mask
-    return overlay_figure(
+    figure = overlay_figure(
         folder / f"overlay_{number:03d}_{file_name(case.study)}.png",
         case.study,
         case.images,
@@ -244,6 +243,7 @@ def _draw_case(case: Case, folder: Path, number: int) -> Figure:
         spacing_mm=case.spacing_mm,
         affine=case.affine,
     )
+    return replace(figure, heading="Contours of the first studies, not chosen by result")
 
 
 def file_name(study: str) -> str:

@@ -1,6 +1,6 @@
 """Figures of an evaluation as small PNG files. matplotlib is imported only when one is drawn."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-Masks = Mapping[str, np.ndarray]  # by who drew them: a rater or a run
+Volumes = Mapping[str, np.ndarray]  # images by modality; masks by who drew them, rater or run
 Styles = dict[str, dict[str, Any]]
 
 # Okabe and Ito's palette: told apart with any colour vision, and bright enough on grey tissue.
 _RATER_COLOURS = ("#56B4E9", "#F0E442", "#FFFFFF")
 _RUN_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
 _RATER_DASHES = ("--", ":", "-.")
-_INK = {"text.color": "white", "axes.facecolor": "black", "axes.titlecolor": "white"}
+_INK = {"text.color": "white", "axes.facecolor": "black", "figure.facecolor": "black"}
 _BLUE, _PALE_BLUE = "#0072B2", (0, 0.45, 0.7, 0.55)
 _MIN_SLICES, _MAX_SLICES = 3, 6
 
@@ -42,16 +42,14 @@ class Figure:
 def overlay_figure(
     path: Path | str,
     study: str,
-    images: Mapping[str, np.ndarray],
-    contours: Mapping[str, Masks],
+    images: Volumes,
+    contours: Mapping[str, Volumes],
     *,
     raters: Sequence[str] = ("r1", "r2"),
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
     affine: np.ndarray | None = None,
 ) -> Figure:
-    """Draws the slices with most lesion, a row per modality, with everyone's contours.
-
-    Shown as radiologists look at it: anterior up, the patient's right on the left.
+    """Draws the slices with most lesion, a row per modality, anterior up, right on the left.
 
     Args:
         path: PNG file to write.
@@ -69,21 +67,20 @@ def overlay_figure(
     """
     if not images:
         raise ValueError(f"study {study} needs an image to draw on. Received none.")
-    styles = _styles(dict.fromkeys(name for drawn in contours.values() for name in drawn), raters)
+    styles = _styles({name: None for drawn in contours.values() for name in drawn}, raters)
     view = _View(np.diag([-1.0, -1, 1, 1]) if affine is None else np.asarray(affine), spacing_mm)
     slices = _busiest_slices(contours, next(iter(images.values())).shape[0])
     with _canvas(path, _overlay_size(view, images, slices), dark=True) as canvas:
         grid = canvas.subplots(len(images), len(slices), squeeze=False)
         for axes, (modality, image) in zip(grid, images.items(), strict=True):
-            drawn = contours.get(modality, {})
-            _draw_row(axes, view, modality, image, drawn, slices, styles)
+            _draw_row(axes, view, modality, image, contours.get(modality, {}), slices, styles)
         canvas.suptitle(study, fontsize=11)
         _overlay_legend(canvas, contours, styles)
     shown = ", ".join(str(index + 1) for index in slices)
     drawn_by = ", ".join(style["label"] for style in styles.values()) or "nobody"
     return Figure(
         Path(path),
-        "Contours (the first studies, not chosen by result)",
+        "Contours",
         f"{study}: slices {shown}",
         f"Study {study}, slices {shown} of {' and '.join(m.upper() for m in images)}, "
         f"with the lesion contours of {drawn_by}.",
@@ -93,11 +90,7 @@ def overlay_figure(
 def dice_figure(path: Path | str, rows: Sequence[Row]) -> Figure:
     """Draws Dice per run x modality x rater: a box, and a point per study.
 
-    The area of a point grows with the reference volume; controls are hollow.
-
-    Args:
-        path: PNG file to write.
-        rows: rows of the score table, at least one.
+    A point's area grows with the reference volume; controls are hollow. `rows`: at least one.
     """
     pools: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row["modality"], row["rater"])):
@@ -111,14 +104,12 @@ def dice_figure(path: Path | str, rows: Sequence[Row]) -> Figure:
         axes.set(xlim=(-0.03, 1.03), ylim=(len(pools) - 0.4, -0.6), xlabel="Dice")
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(left=False)
         _volume_legend(canvas)
     medians = "; ".join(f"{name}: {_median_text(pool)}" for name, pool in pools.items())
     return Figure(
         Path(path),
         "Dice",
-        "Dice of every study. Box: quartiles and median; point area: reference volume; "
-        "hollow: control.",
+        "Dice of every study. Box: quartiles, median; area: reference volume; hollow: control.",
         f"Box plots of Dice. {medians}.",
     )
 
@@ -154,9 +145,10 @@ def _canvas(path: Path | str, size_inches: tuple[float, float], dark: bool) -> I
     from matplotlib.figure import Figure as Canvas
     from PIL import Image
 
-    with matplotlib.rc_context({"font.size": 9, **(_INK if dark else {})}):
-        face = "black" if dark else "white"
-        canvas = Canvas(size_inches, dpi=115, layout="constrained", facecolor=face)
+    # A dollar sign in a study id is no mathematics.
+    look = {"font.size": 9, "text.parse_math": False, **(_INK if dark else {})}
+    with matplotlib.rc_context(look):
+        canvas = Canvas(size_inches, dpi=115, layout="constrained")
         yield canvas
         buffer = BytesIO()
         FigureCanvasAgg(canvas).print_png(buffer)
@@ -180,34 +172,32 @@ def _palette() -> list[int]:
     return np.concatenate([greys, np.ravel(blends)]).astype(int).tolist()
 
 
-def _overlay_size(view: _View, images: Masks, slices: Sequence[int]) -> tuple[float, float]:
+def _overlay_size(view: _View, images: Volumes, slices: Sequence[int]) -> tuple[float, float]:
     _, rows, columns = view(next(iter(images.values()))).shape
     width = 10.4 / _MAX_SLICES
     height = min(max(width * view.aspect * rows / columns, 0.8), 3.0)
     return max(width * len(slices), 5.4), height * len(images) + 0.9
 
 
-def _busiest_slices(contours: Mapping[str, Masks], n_slices: int) -> list[int]:
+def _busiest_slices(contours: Mapping[str, Volumes], n_slices: int) -> list[int]:
     """Three to six slices with most lesion by anyone on any modality; else around the middle."""
     lesion = np.zeros(n_slices, dtype=np.int64)
     for drawn in contours.values():
         for mask in drawn.values():
             lesion += mask.sum(axis=(1, 2))
-    distance = np.abs(np.arange(n_slices) - n_slices // 2)
-    if lesion.any():
-        distance = np.abs(np.arange(n_slices) - int(lesion.argmax()))
-    order = np.lexsort((distance, -lesion))
+    centre = int(lesion.argmax()) if lesion.any() else n_slices // 2
+    order = np.lexsort((np.abs(np.arange(n_slices) - centre), -lesion))
     count = np.clip(np.count_nonzero(lesion), _MIN_SLICES, _MAX_SLICES)
     return sorted(int(index) for index in order[:count])
 
 
-def _styles(names: Iterable[str], raters: Sequence[str]) -> Styles:
+def _styles(names: Collection[str], raters: Sequence[str]) -> Styles:
     styles: Styles = {}
-    names = list(names)
     for place, name in enumerate(name for name in names if name not in raters):
         colour = _RUN_COLOURS[place % len(_RUN_COLOURS)]
         styles[name] = {"color": colour, "linestyle": "-", "label": name}
-    for place, name in enumerate(sorted(name for name in names if name in raters)):
+    # Last, so on top: dashes leave the solid lines below to be seen.
+    for place, name in enumerate(sorted(set(names) & set(raters))):
         look = place % len(_RATER_COLOURS)
         style = {"color": _RATER_COLOURS[look], "linestyle": _RATER_DASHES[look]}
         styles[name] = {**style, "label": rater_title(name)}
@@ -219,7 +209,7 @@ def _draw_row(
     view: _View,
     modality: str,
     image: np.ndarray,
-    drawn: Masks,
+    drawn: Volumes,
     slices: Sequence[int],
     styles: Styles,
 ) -> None:
@@ -258,22 +248,23 @@ def _window(modality: str, image: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (0.0, high)
 
 
-def _overlay_legend(canvas: "Canvas", contours: Mapping[str, Masks], styles: Styles) -> None:
+def _overlay_legend(canvas: "Canvas", contours: Mapping[str, Volumes], styles: Styles) -> None:
     """Says of each contour whether it is empty: nothing drawn is not the same as not asked."""
     from matplotlib.lines import Line2D
 
     handles = []
     for name, style in styles.items():
-        masks = [drawn[name] for drawn in contours.values() if name in drawn]
-        empty = "" if any(mask.any() for mask in masks) else " (empty)"
-        handles.append(Line2D([], [], **{**style, "label": style["label"] + empty}))
+        drawn = {m.upper(): masks[name] for m, masks in contours.items() if name in masks}
+        empty = " and ".join(modality for modality, mask in drawn.items() if not mask.any())
+        label = style["label"] + (f" (empty on {empty})" if empty else "")
+        handles.append(Line2D([], [], **{**style, "label": label}))
     if handles:
-        columns = min(len(handles), 5)
-        canvas.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+        canvas.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
 
 
 def _draw_strip(axes: "Axes", place: int, pool: Sequence[Row]) -> None:
-    dice, grey = np.array([row["dice"] for row in pool]), {"color": "#777777"}
+    grey = {"color": "#777777"}
+    dice, size = np.array([(row["dice"], _area(row["reference_volume_ml"])) for row in pool]).T
     axes.boxplot(
         dice[np.isfinite(dice)], positions=[place], orientation="horizontal", widths=0.6,
         medianprops={"color": "#D55E00", "linewidth": 1.6}, showfliers=False,
@@ -281,7 +272,6 @@ def _draw_strip(axes: "Axes", place: int, pool: Sequence[Row]) -> None:
     )  # fmt: skip
     # Golden-ratio steps spread the points evenly and the same way every time.
     jitter = ((np.arange(len(pool)) * (sqrt(5) - 1) / 2) % 1 - 0.5) * 0.44
-    size = np.array([_area(row["reference_volume_ml"]) for row in pool])
     control = np.array([row["group"] == CONTROL for row in pool])
     faces = np.where(control[:, None], (0, 0, 0, 0), _PALE_BLUE)
     look = {"facecolors": faces, "edgecolors": _BLUE, "linewidths": 0.9, "zorder": 3}
@@ -289,7 +279,7 @@ def _draw_strip(axes: "Axes", place: int, pool: Sequence[Row]) -> None:
 
 
 def _area(volume_ml: float) -> float:
-    """Point area in square points: root of the volume, or 0.3 ml and 200 ml would not share one."""
+    """In square points, by the root of the volume: 0.3 ml and 200 ml must fit one picture."""
     return 8 + 9 * sqrt(volume_ml)
 
 

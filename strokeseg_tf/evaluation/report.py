@@ -97,7 +97,8 @@ def _controls_section(summary: Mapping[str, Any]) -> str:
     rows = table.control_rows(summary)
     if not rows:
         return _section("Controls", "<p>No control studies were evaluated.</p>")
-    return _section("Controls", _table("Controls", table.CONTROL_COLUMNS, [_cells(row) for row in rows]))
+    body = [_cells(row) for row in rows]
+    return _section("Controls", _table("Controls", table.CONTROL_COLUMNS, body))
 
 
 def _agreement_section(agreement: Iterable[Mapping[str, Any]]) -> str:
@@ -133,10 +134,8 @@ def _figure_sections(figures: Sequence[Figure]) -> list[str]:
 
 
 def _scores_section(rows: Sequence[Row]) -> str:
-    heads = "".join(
-        f'<th scope="col"><button type="button">{escape(_title(name))}</button></th>'
-        for name in COLUMNS
-    )
+    titles = [f'<button type="button">{escape(_title(name))}</button>' for name in COLUMNS]
+    heads = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = "".join(_score_row(row) for row in rows)
     sheet = f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
     hint = '<p class="note">Press a heading to sort by it, again to turn the order. "–": undefined.'

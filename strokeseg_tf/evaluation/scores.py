@@ -39,8 +39,7 @@ class Convention:
         lesion_f1_both_empty: lesion-wise F1 in that same case.
         ratio_both_empty: precision and sensitivity in that same case.
         ratio_one_empty: precision of an empty prediction on a lesion, and sensitivity of a
-            prediction where the reference is empty. (Dice and F1 are 0 there, as their formulas
-            say.)
+            prediction where the reference is empty. (Dice and F1 are 0 there by formula.)
         connectivity: 6, 18 or 26 neighbours join voxels to one lesion.
     """
 
@@ -108,8 +107,8 @@ def scores(
         in mm. NaN where the convention leaves a score undefined.
 
     Raises:
-        ValueError: unknown convention, masks that are not 3-D, not equal in shape, or hold
-            anything but 0 and 1, or a spacing that is not three positive numbers.
+        ValueError: unknown convention; masks not 3-D, not of one shape, or with anything but 0
+            and 1 (NaN, probabilities); spacing other than three positive numbers.
     """
     pair = _pair(reference, prediction, spacing_mm, convention)
     return {key: float(metric(pair)) for key, metric in METRICS.items()}
@@ -153,9 +152,11 @@ class _Pair:
         return _nearest(reference, prediction), _nearest(prediction, reference)
 
     def _label(self, mask: np.ndarray) -> tuple[np.ndarray, int]:
-        return cc3d.connected_components(
-            mask, connectivity=self.convention.connectivity, return_N=True
+        # Padded: cc3d 4.1.1 raises, or miscounts, on boxes one voxel wide along two axes.
+        labels, n = cc3d.connected_components(
+            np.pad(mask, 1), connectivity=self.convention.connectivity, return_N=True
         )
+        return labels[1:-1, 1:-1, 1:-1], n
 
 
 def _pair(
@@ -163,8 +164,7 @@ def _pair(
 ) -> _Pair:
     """Checks the arguments of `scores` and crops: outside the union's box nothing counts."""
     reference, prediction = as_mask(reference, "reference"), as_mask(prediction, "prediction")
-    shapes = reference.shape, prediction.shape
-    if shapes[0] != shapes[1]:
+    if (shapes := (reference.shape, prediction.shape))[0] != shapes[1]:
         raise ValueError(f"reference and prediction must have one shape. Received {shapes}.")
     spacing = tuple(map(float, spacing_mm))
     if len(spacing) != 3 or not all(isfinite(size) and size > 0 for size in spacing):
@@ -196,7 +196,7 @@ def as_mask(array: ArrayLike, name: str) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} must be bool or 0/1 numbers. Received dtype {array.dtype}.")
     if np.isnan(array).any():
-        raise ValueError(f"{name} must not hold NaN. Received {np.isnan(array).sum()} NaN voxels.")
+        raise ValueError(f"{name} must not hold NaN. Received {np.isnan(array).sum()} of them.")
     mask = array.astype(bool)
     foreign = array[array != mask]
     if foreign.size:
@@ -231,7 +231,7 @@ def _surface(mask: np.ndarray) -> np.ndarray:
 
 def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distance from each of (n, 3) points to the nearest of (m, 3) others, in their unit."""
-    # The points lie on a grid: balancing the tree costs more than it saves.
+    # Points of a grid: balancing the tree costs more than it saves.
     tree = cKDTree(others, balanced_tree=False, compact_nodes=False)
     return tree.query(points)[0]
 

@@ -275,8 +275,7 @@ def _controls_markdown(summary: dict[str, Any]) -> list[str]:
 
 
 def control_rows(summary: dict[str, Any]) -> list[list[str]]:
-    """Printed cells under `CONTROL_COLUMNS`; a prediction is the same whoever it is held against,
-    so of several raters the one who saw most controls stands for all."""
+    """Printed cells under `CONTROL_COLUMNS`, of the rater who saw most controls."""
     rows: dict[tuple[str, str], list[str]] = {}
     for result in sorted(summary["results"], key=lambda result: result["control"]["n"]):
         key, pool = (result["run"], result["modality"].upper()), result["control"]

@@ -23,25 +23,22 @@ def build_dual(settings, *, encoder_attention, decoder_attention, name):
         A Keras model from `{"adc", "dwi"}: (batch, size, size, 1)`, float32 in [0, 1], to the
         same keys and shapes, float32 logits.
     """
-    size, dropout = settings.image_size, settings.dropout
+    size = settings.image_size
     images = {m: keras.Input((size, size, 1), name=m) for m in MODALITIES}
-    embeddings, skips = {}, {}
+    embeddings, skips, logits = {}, {}, {}
     for m in MODALITIES:
-        x, skips[m] = blocks.apply_encoder(
-            images[m], settings.filters, dropout=dropout, pooling=settings.pooling, name=m
-        )
+        x, skips[m] = blocks.apply_encoder(images[m], settings, name=m)
         embeddings[m] = blocks.apply_block(
-            x, settings.bottleneck, dropout=dropout, name=f"{m}_bottleneck"
+            x, settings.bottleneck, settings, name=f"{m}_bottleneck"
         )
     if encoder_attention:
         skips = apply_encoder_attention(skips)
     if settings.joint_embedding:
         joint = layers.Concatenate(name="joint_embedding")([embeddings[m] for m in MODALITIES])
         embeddings = dict.fromkeys(MODALITIES, joint)
-    logits = {}
     for m in MODALITIES:
         x = blocks.apply_decoder(
-            embeddings[m], skips[m], dropout=dropout, attention=decoder_attention, name=m
+            embeddings[m], skips[m], settings, attention=decoder_attention, name=m
         )
         logits[m] = blocks.apply_head(x, name=f"{m}_logits")
     return keras.Model(images, logits, name=name)

@@ -17,7 +17,7 @@ def _dual(name, encoder_attention, decoder_attention):
 
 #: Builder of each variant: `settings -> keras.Model`.
 VARIANTS = {
-    "unimodal": lambda settings: build_unimodal(settings, settings.modality),
+    "unimodal": build_unimodal,
     "dual_v1": _dual("dual_v1", encoder_attention=False, decoder_attention=True),
     "dual_v2": _dual("dual_v2", encoder_attention=True, decoder_attention=False),
     "dual_v3": _dual("dual_v3", encoder_attention=True, decoder_attention=True),
@@ -45,4 +45,4 @@ def build_model(settings):
 
 def modalities_of(model):
     """The modalities a model takes and gives, in a fixed order."""
-    return tuple(m for m in MODALITIES if m in model.input_names)
+    return tuple(m for m in MODALITIES if m in model.input)

@@ -1,0 +1,120 @@
+"""The paper's augmentation with albumentations, as a function of (seed, epoch, index).
+
+Section 2.3: "random brightness and contrast, flips, rotations, random elastic transformations,
+and random grid and optical distortions". A pair's images and masks go through one geometric
+transform; masks are sampled nearest. Stateless: the same (seed, epoch, index) gives the same
+result, so a resumed run sees what an undisturbed one would have seen.
+"""
+
+import os
+import threading
+
+import numpy as np
+
+# albumentations asks the network for updates when it is imported.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def _flips(a, s):
+    return [a.VerticalFlip(p=s.probability), a.HorizontalFlip(p=s.probability)] if s.flips else []
+
+
+def _transpose(a, s):
+    return [a.Transpose(p=s.probability)] if s.transpose else []
+
+
+def _rotation(a, s):
+    limit = (-s.rotation_degrees, s.rotation_degrees)
+    return [a.Rotate(limit=limit, p=s.probability)] if s.rotation_degrees else []
+
+
+def _elastic(a, s):
+    if not s.elastic:
+        return []
+    alpha, sigma = s.elastic
+    return [a.ElasticTransform(alpha=alpha, sigma=sigma, p=s.probability)]
+
+
+def _grid_distortion(a, s):
+    limit = (-s.grid_distortion, s.grid_distortion)
+    return [a.GridDistortion(distort_limit=limit, p=s.probability)] if s.grid_distortion else []
+
+
+def _optical_distortion(a, s):
+    limit = (-s.optical_distortion, s.optical_distortion)
+    if not s.optical_distortion:
+        return []
+    return [a.OpticalDistortion(distort_limit=limit, p=s.probability)]
+
+
+def _brightness_contrast(a, s):
+    if not (s.brightness or s.contrast):
+        return []
+    return [
+        a.RandomBrightnessContrast(
+            brightness_limit=(-s.brightness, s.brightness),
+            contrast_limit=(-s.contrast, s.contrast),
+            p=s.probability,
+        )
+    ]
+
+
+#: Each transform of the list: `(albumentations, AugmentationSettings) -> transforms`, in order.
+AUGMENTATIONS = {
+    "flips": _flips,
+    "transpose": _transpose,
+    "rotation": _rotation,
+    "elastic": _elastic,
+    "grid_distortion": _grid_distortion,
+    "optical_distortion": _optical_distortion,
+    "brightness_contrast": _brightness_contrast,
+}
+
+
+class Augmenter:
+    """Augments slice pairs.
+
+    Args:
+        settings: `strokeseg_tf.config.AugmentationSettings`.
+        seed: The run's seed.
+    """
+
+    def __init__(self, settings, seed):
+        self._settings = settings
+        self._seed = seed
+        # A composition holds its random state, so each thread has its own.
+        self._local = threading.local()
+
+    def _compose(self):
+        if not hasattr(self._local, "compose"):
+            import albumentations
+
+            self._local.compose = albumentations.Compose(
+                [
+                    transform
+                    for build in AUGMENTATIONS.values()
+                    for transform in build(albumentations, self._settings)
+                ]
+            )
+        return self._local.compose
+
+    def __call__(self, images, masks, epoch, index):
+        """Augment one slice pair.
+
+        All its images share brightness and contrast, as in the authors' code.
+
+        Args:
+            images: float32 `(height, width, modalities)` in [0, 1].
+            masks: bool `(height, width, modalities)`.
+            epoch: Number of the pass over the data.
+            index: Number of the pair in the data.
+
+        Returns:
+            Both, of the same shapes and dtypes; images clipped to [0, 1].
+        """
+        words = np.random.SeedSequence([self._seed, int(epoch), int(index)]).generate_state(1)
+        compose = self._compose()
+        compose.set_random_seed(int(words[0]))
+        result = compose(image=images, mask=masks.astype(np.uint8))
+        images = np.clip(result["image"], 0, 1).astype(np.float32, copy=False)
+        return images, result["mask"].astype(bool)

@@ -1,0 +1,172 @@
+"""Shards -> batches of `(inputs, targets)` for training.
+
+Slices are read through `tf.data`, preprocessed once and kept as arrays (in memory, or in a
+temporary file where they are many). Order and augmentation are functions of (seed, epoch), so
+training can stop and go on anywhere.
+"""
+
+import dataclasses
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from strokeseg_tf.augmentation import Augmenter
+from strokeseg_tf.preprocessing import preprocess, preprocess_mask
+from tfrecord_tools.errors import InputError
+from tfrecord_tools.reader import read_slice_pairs, shards_of
+from tfrecord_tools.shards import check_shards, read_dataset_info
+
+#: Preprocessed slices above this size live in a temporary file instead of memory.
+MEMORY_LIMIT_BYTES = 4 << 30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slices:
+    """Preprocessed slice pairs of a split.
+
+    Attributes:
+        images: float32 `(pairs, size, size, modalities)` in [0, 1].
+        masks: bool, same shape.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+
+    def __len__(self):
+        return len(self.images)
+
+
+def usable_studies(folder, split, modalities, rater):
+    """The studies of a split that have the images and the rater's masks.
+
+    Returns:
+        `(usable, left_out)`: lists of study ids.
+
+    Raises:
+        InputError: There is none.
+    """
+    info = read_dataset_info(folder)
+    shards_of(folder, info, split)
+    names = {f"{rater}_{m}" for m in modalities}
+    usable, left_out = [], []
+    for study in info.splits[split]:
+        facts = info.studies[study]
+        complete = set(modalities) <= set(facts["modalities"]) and names <= set(facts["masks"])
+        (usable if complete else left_out).append(study)
+    if not usable:
+        raise InputError(
+            f"no study of the split {split!r} of {folder} has {' and '.join(modalities)} with "
+            f"masks of rater {rater!r}; choose another --modality or rater, or convert such studies"
+        )
+    return usable, left_out
+
+
+def load_slices(folder, split, *, modalities, rater, size):
+    """Read and preprocess the usable slice pairs of a split.
+
+    Args:
+        folder: A finished shards folder.
+        split: Name of the split.
+        modalities: Modalities in the order of the last axis.
+        rater: Whose masks are wanted.
+        size: Height and width in pixels.
+
+    Raises:
+        InputError: No usable study, or a damaged shard.
+    """
+    usable, _ = usable_studies(folder, split, modalities, rater)
+    info = read_dataset_info(folder)
+    count = sum(info.studies[study]["slices"] for study in usable)
+    shape = (count, size, size, len(modalities))
+    slices = Slices(_empty(shape, np.float32), _empty(shape, bool))
+    pairs = (
+        read_slice_pairs(folder, split)
+        .filter(lambda pair: tf.reduce_any(pair["study"] == usable))
+        .map(
+            lambda pair: _preprocess_pair(pair, modalities, rater, size),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .batch(32)
+        .prefetch(1)
+    )
+    start = 0
+    try:
+        for images, masks in pairs.as_numpy_iterator():
+            slices.images[start : start + len(images)] = images
+            slices.masks[start : start + len(masks)] = masks
+            start += len(images)
+    except tf.errors.OpError:
+        check_shards(folder)  # Says which shard is damaged.
+        raise
+    return slices
+
+
+def _empty(shape, dtype):
+    if np.prod(shape) * np.dtype(dtype).itemsize < MEMORY_LIMIT_BYTES:
+        return np.empty(shape, dtype)
+    return np.memmap(tempfile.TemporaryFile(), dtype, "w+", shape=shape)
+
+
+def _preprocess_pair(pair, modalities, rater, size):
+    images, masks = [], []
+    for modality in modalities:
+        images.append(preprocess(pair[modality][None], pair[f"{modality}_range"], size)[0])
+        drawn = tf.argmax(pair["mask_names"] == f"{rater}_{modality}")
+        masks.append(preprocess_mask(pair["masks"][drawn][None], size)[0])
+    return tf.concat(images, -1), tf.concat(masks, -1)
+
+
+def training_batches(slices, *, modalities, augmentation, seed, batch_size, epochs):
+    """Shuffled, augmented batches, epoch after epoch.
+
+    Args:
+        slices: `Slices`.
+        modalities: Names of the last axis of `slices`.
+        augmentation: `strokeseg_tf.config.AugmentationSettings`.
+        seed: The run's seed.
+        batch_size: Slice pairs a batch; what does not fill one is left to another epoch.
+        epochs: `range` of the epochs to give.
+
+    Returns:
+        `(dataset, steps)`: a `tf.data.Dataset` of `({modality: images}, {modality: masks})`,
+        `(batch, size, size, 1)`, float32; and the number of batches of an epoch.
+    """
+    batch_size = min(batch_size, len(slices))
+    steps = len(slices) // batch_size
+    augment = Augmenter(augmentation, seed)
+
+    def order(epoch):
+        permutation = np.random.default_rng([seed, int(epoch)]).permutation(len(slices))
+        return permutation[: steps * batch_size]
+
+    def load(epoch, index):
+        images, masks = slices.images[index], slices.masks[index]
+        return augment(images, masks, epoch, index)
+
+    def epoch_of(epoch):
+        indices = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
+        indices = tf.data.Dataset.from_tensor_slices(indices)
+        return indices.map(lambda index: (epoch, index))
+
+    def load_tensors(epoch, index):
+        images, masks = tf.numpy_function(
+            load, [epoch, index], (tf.float32, tf.bool), stateful=False
+        )
+        shape = slices.images.shape[1:]
+        return tf.ensure_shape(images, shape), tf.ensure_shape(masks, shape)
+
+    def by_modality(images, masks):
+        parts = {m: images[..., i : i + 1] for i, m in enumerate(modalities)}
+        targets = {m: masks[..., i : i + 1] for i, m in enumerate(modalities)}
+        return parts, {m: tf.cast(mask, tf.float32) for m, mask in targets.items()}
+
+    dataset = (
+        tf.data.Dataset.range(epochs.start, epochs.stop)
+        .flat_map(epoch_of)
+        .map(load_tensors, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .map(by_modality)
+        .prefetch(2)
+    )
+    return dataset, steps

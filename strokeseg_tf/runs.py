@@ -1,0 +1,84 @@
+"""A run folder: what training leaves behind, and how to load a model from it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from strokeseg_tf.config import Config
+from tfrecord_tools.atomic import write_text
+from tfrecord_tools.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of a run folder."""
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        """Every setting, resolved."""
+        return self.folder / "config.json"
+
+    @property
+    def model_file(self) -> Path:
+        """The best weights."""
+        return self.folder / "model.keras"
+
+    @property
+    def history_file(self) -> Path:
+        """A row an epoch."""
+        return self.folder / "history.csv"
+
+    @property
+    def environment_file(self) -> Path:
+        """Software, machine and data of the run."""
+        return self.folder / "environment.json"
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard."""
+        return self.folder / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """State after the last finished epoch."""
+        return self.folder / "checkpoints"
+
+    def write_config(self, config: Config) -> None:
+        """Write `config.json`."""
+        write_text(self.config_file, json.dumps(config.to_dict(), indent=2) + "\n")
+
+    def read_config(self) -> Config:
+        """Read `config.json`.
+
+        Raises:
+            InputError: This is no run folder, or the file is damaged.
+        """
+        if not self.config_file.is_file():
+            raise InputError(
+                f"{self.folder} is no run folder (it has no {self.config_file.name}); "
+                "name a folder that strokeseg-tf fit wrote"
+            )
+        try:
+            return Config().replace(**json.loads(self.config_file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self.config_file} is damaged: {error}") from error
+
+
+def load_network(path: str | Path):
+    """Load a `.keras` file with Keras's safe mode on: nothing in it is executed.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds custom code.
+    """
+    import keras
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; train a model with strokeseg-tf fit")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path} cannot be loaded as a Keras model ({reason})") from error
