@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pandas
 import pytest
+from PIL import Image
 
 from strokeseg_tf.evaluation import table
 from strokeseg_tf.evaluation.evaluate import Case, evaluate_cases, file_name
@@ -204,6 +205,26 @@ def test_the_report_takes_no_markup_from_data(page):
     assert HOSTILE in "".join(page.text)
 
 
+def test_no_name_of_any_kind_becomes_markup(cases, tmp_path):
+    name = '"><u>x</u>|_$^{'
+    references = {(f"<u>{r}", m): mask for (r, m), mask in cases[1].references.items()}
+    predictions = {name: cases[1].predictions["first"]}
+    hostile = replace(cases[1], references=references, predictions=predictions)
+    runs = {name: name, "<u>lost": "<u>"}
+    evaluate_cases([hostile], runs, tmp_path / "out", settings={name: name})
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "u" not in {tag for tag, _ in page.tags}
+    assert name in "".join(page.text)
+    assert "<u>" not in (tmp_path / "out" / "table1.md").read_text(encoding="utf-8")
+
+
+def test_undefined_everywhere_is_still_a_report(cases, tmp_path):
+    evaluate_cases([cases[2]], {"first": "dual_v1", "second": "unimodal"}, tmp_path / "out",
+                   convention="nnunet")  # fmt: skip
+    row = table.read_scores(tmp_path / "out" / "scores.csv")[0]
+    assert isnan(row["dice"]) and "NaN" not in (tmp_path / "out" / "summary.json").read_text()
+
+
 def test_the_report_says_everything(page, evaluation):
     text = "".join(page.text)
     rows = table.read_scores(evaluation[0] / "scores.csv")
@@ -292,21 +313,37 @@ def test_a_case_keeps_to_one_grid(cases):
         replace(cases[0], images={"adc": np.zeros((1, 2, 3), np.float32)})
 
 
+def axis_affine(axes, size):
+    """Affine of a centred grid of 1 mm voxels whose axes run towards these directions."""
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for file_axis, (world, sign) in enumerate(nibabel.orientations.axcodes2ornt(axes).astype(int)):
+        affine[world, file_axis] = sign
+        affine[world, 3] -= sign * (size[file_axis] - 1) / 2
+    return affine
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "ASL", "PIR", "SRA", "IRP"])
+def test_pictures_show_the_slices_that_they_name(axes, tmp_path):
+    """Nine slices, each brighter than the last; the middle ones are shown, dark to bright."""
+    image = np.linspace(0.2, 2.6, 9, dtype=np.float32)[:, None, None].repeat(40, 1).repeat(40, 2)
+    figure = overlay_figure(
+        tmp_path / "o.png", "s", {"adc": image}, {}, affine=axis_affine(axes, (40, 40, 9))
+    )
+    assert "slices 4, 5, 6" in figure.caption
+    picture = np.asarray(Image.open(figure.path).convert("L"))
+    levels = [np.median(third[third > 40]) for third in np.array_split(picture, 3, axis=1)]
+    assert levels == pytest.approx(image[3:6, 0, 0] / 3 * 255, abs=4)
+
+
 @pytest.mark.parametrize("axes", ["RAS", "LAS", "LPS", "RPI", "ALS", "PRI", "SRA", "RSA", "ASL"])
 def test_pictures_are_radiological_whatever_the_file_order(axes, tmp_path):
     """A lesion at the patient's left front must show top right on axial slices (and so on)."""
-    from PIL import Image
-
-    size = np.array([40, 40, 9])
-    ornt = nibabel.orientations.axcodes2ornt(axes)
-    affine = np.zeros((4, 4))
-    affine[3, 3] = 1
-    for file_axis, (world, sign) in enumerate(ornt.astype(int)):
-        affine[world, file_axis] = sign
-        affine[world, 3] -= sign * (size[file_axis] - 1) / 2
-    place = np.moveaxis(np.indices(tuple(size)), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
-    slice_world = int(ornt[2, 0])
-    bright = np.ones(tuple(size), bool)
+    size = (40, 40, 9)
+    affine = axis_affine(axes, size)
+    place = np.moveaxis(np.indices(size), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+    slice_world = int(np.flatnonzero(affine[:3, 2])[0])
+    bright = np.ones(size, bool)
     for world, sign in ((0, -1), (1, 1), (2, 1)):  # left, anterior, superior
         if world != slice_world:
             bright &= sign * place[..., world] > 5

@@ -17,7 +17,7 @@ from tfrecord_tools.phantom import (
 )
 from tfrecord_tools.phantom_lesions import draw_lesion_volume_ml
 
-MATRIX = 96
+MATRIX = 80
 COHORT = {"studies": 4, "controls": 1, "seed": 3, "matrix": 32, "slices": (20, 22)}
 PAIRS = {
     "raters on adc": (("r1", "adc"), ("r2", "adc")),

@@ -18,6 +18,7 @@ import numpy as np
 from tfrecord_tools.atomic import new_folder
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.layouts import MODALITIES, StudyFiles, find_studies
+from tfrecord_tools.nifti import read_mask
 from tfrecord_tools.shards import DatasetInfo, ShardWriter, shard_name
 from tfrecord_tools.splits import (
     DEFAULT_SHARES,
@@ -26,7 +27,7 @@ from tfrecord_tools.splits import (
     read_split_file,
     split_studies,
 )
-from tfrecord_tools.study import ADC_UNITS, Study, read_mask, read_study
+from tfrecord_tools.study import ADC_UNITS, Study, read_study
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,27 +1,21 @@
 """`StudyFiles` -> `Study`: volumes on one grid, ADC with a known unit, boolean masks."""
 
 import dataclasses
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid, resample
 from tfrecord_tools.layouts import StudyFiles
+from tfrecord_tools.nifti import read_mask, read_volume
 
 #: Factor from each unit of ADC to 1e-3 mm2/s.
 ADC_UNITS = {"1e-3": 1.0, "mm2/s": 1e3, "1e-6": 1e-3}
 
 #: Medians of ADC over the brain, in 1e-3 mm2/s, that are believed.
 PLAUSIBLE_MEDIAN = (0.2, 4.0)
-
-#: A header that declares more voxels than this is refused before any is read.
-MAX_VOXELS = 2**29
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,43 +89,6 @@ def read_study(files: StudyFiles, adc_unit: str = "auto") -> Study:
     )
 
 
-def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
-    """Read a 3-D image as float32 in file order; trailing axes of length 1 are dropped.
-
-    Raises:
-        InputError: The file is missing, damaged, not an image, too large, or not 3-D.
-    """
-    try:
-        image = nibabel.load(path)
-        shape = image.shape
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) != 3 or 0 in shape:
-            raise InputError(
-                f"{path} is {len(image.shape)}-D with shape {image.shape}, not one 3-D volume; "
-                "extract the volume that is wanted (b = 1000 for DWI) into a file of its own"
-            )
-        if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
-            raise InputError(f"{path} declares {shape} voxels, too many to be a study; check it")
-        # Scaled in float64 and rounded once, so the result is the float32 nearest the source.
-        volume = np.asanyarray(image.dataobj).reshape(shape).astype(np.float32)
-        affine = np.asarray(image.affine, np.float64)
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise InputError(_unreadable(path, error)) from error
-    except (ValueError, TypeError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(_unreadable(path, error)) from error
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError(f"{path} has an affine that places no voxel; repair its header")
-    return volume, Grid(shape, affine)
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{path} cannot be read ({reason[:120]}); restore or convert the file again"
-
-
 def _check_voxels(volume: np.ndarray, path: Path) -> None:
     bad = int(volume.size - np.isfinite(volume).sum())
     if bad:
@@ -144,18 +101,6 @@ def _check_voxels(volume: np.ndarray, path: Path) -> None:
             f"{path} is constant ({volume.flat[0]:g} everywhere) and shows nothing; "
             "export the image again or leave the study out"
         )
-
-
-def read_mask(path: Path) -> tuple[np.ndarray, Grid]:
-    """Read a mask as bool in file order.
-
-    Voxels above 0.5 are lesion: a mask stored with a scale slope reads as 0.99999999977, which
-    `== 1` and a cast to integers would lose.
-    """
-    volume, grid = read_volume(path)
-    if not np.isfinite(volume).all():
-        raise InputError(f"{path} has NaN or infinite voxels; a mask holds 0 and 1")
-    return volume > 0.5, grid
 
 
 def _read_mask_on(path: Path, modality: str, images: Mapping[str, Grid], grid: Grid) -> np.ndarray:

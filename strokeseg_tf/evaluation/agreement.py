@@ -70,13 +70,13 @@ def rater_agreement(
         references: masks by (rater, modality), one shape.
 
     Returns:
-        Rows with `study`, `modality`, `raters` ("r1-r2"), `kappa` and `band`.
+        Rows with `study`, `modality`, `raters` (two names), `kappa` and `band`.
     """
     rows = []
     for modality in sorted({modality for _, modality in references}):
         raters = sorted(rater for rater, drawn in references if drawn == modality)
         for first, second in combinations(raters, 2):
             kappa = cohen_kappa(references[first, modality], references[second, modality])
-            pair = {"study": study, "modality": modality, "raters": f"{first}-{second}"}
+            pair = {"study": study, "modality": modality, "raters": [first, second]}
             rows.append({**pair, "kappa": kappa, "band": landis_koch_band(kappa)})
     return rows

@@ -102,15 +102,15 @@ def _controls_section(summary: Mapping[str, Any]) -> str:
 
 
 def _agreement_section(agreement: Iterable[Mapping[str, Any]]) -> str:
-    pools: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    pools: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in agreement:
-        pools.setdefault((row["modality"], row["raters"]), []).append(row)
+        pools.setdefault((row["modality"], *row["raters"]), []).append(row)
     bands = ["poor", *(band for _, band in LANDIS_KOCH_BANDS)]
     body = []
-    for (modality, raters), pool in pools.items():
+    for (modality, *raters), pool in pools.items():
         counts = [str(sum(row["band"] == band for row in pool)) for band in bands]
         mean = sum(row["kappa"] for row in pool) / len(pool)
-        pair = " and ".join(rater_title(rater) for rater in raters.split("-"))
+        pair = " and ".join(rater_title(rater) for rater in raters)
         body.append(_cells([modality.upper(), pair, str(len(pool)), f"{mean:.2f}", *counts]))
     if not body:
         return ""

@@ -164,7 +164,8 @@ def _pair(
 ) -> _Pair:
     """Checks the arguments of `scores` and crops: outside the union's box nothing counts."""
     reference, prediction = as_mask(reference, "reference"), as_mask(prediction, "prediction")
-    if (shapes := (reference.shape, prediction.shape))[0] != shapes[1]:
+    shapes = reference.shape, prediction.shape
+    if shapes[0] != shapes[1]:
         raise ValueError(f"reference and prediction must have one shape. Received {shapes}.")
     spacing = tuple(map(float, spacing_mm))
     if len(spacing) != 3 or not all(isfinite(size) and size > 0 for size in spacing):
@@ -185,8 +186,7 @@ def as_mask(array: ArrayLike, name: str) -> np.ndarray:
     """Returns a 3-D array of 0 and 1 as bool.
 
     Raises:
-        ValueError: not 3-D, without voxels, NaN, or a value other than 0 and 1 (probabilities
-            and label maps must be thresholded by the caller, who knows the threshold).
+        ValueError: not 3-D, no voxels, NaN, or a value other than 0 and 1.
     """
     array = np.asarray(array)
     if array.ndim != 3 or array.size == 0:

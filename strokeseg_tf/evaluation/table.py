@@ -253,14 +253,14 @@ TABLE1_NOTE = (
 def table1_markdown(summary: dict[str, Any]) -> str:
     """The user's runs beside the paper's rows, then the controls, as Markdown."""
     columns = table1_columns(summary)
-    titles = [column_title(*column) for column in columns]
+    titles = [_escape(column_title(*column)) for column in columns]
     title = "# Table 1 (phantom data)" if summary.get("phantom") else "# Table 1"
     lines = [title, "", *_header(["Modality", "Model", "Run", "Studies", *titles])]
     for row in table1_rows(summary):
         name = "*published*" if row.run is None else _escape(row.run)
         model = VARIANT_TITLES.get(row.variant, _escape(row.variant))
         cells = [f"**{row.text(key)}**" if key in row.best else row.text(key) for key in columns]
-        lines.append(_line([row.modality.upper(), model, name, str(row.n), *cells]))
+        lines.append(_line([_escape(row.modality.upper()), model, name, str(row.n), *cells]))
     convention = summary["convention"]
     lines += ["", f"Convention of the runs: `{convention['name']}`. {convention['description']}"]
     return "\n".join([*lines, "", TABLE1_NOTE, "", *_controls_markdown(summary), ""])

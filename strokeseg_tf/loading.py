@@ -1,0 +1,77 @@
+"""MODEL as a user names it -> something that predicts studies."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from strokeseg_tf.runs import Run, load_network
+from tfrecord_tools.errors import InputError
+
+
+class SavedModelPredictor:
+    """Predicts with an exported SavedModel; same interface as `prediction.Predictor`.
+
+    Args:
+        folder: A version's folder.
+        threshold: Probability above which a voxel is lesion; by default the export's own.
+    """
+
+    def __init__(self, folder, *, threshold=None):
+        import tensorflow as tf
+
+        from strokeseg_tf.serving.export import DESCRIPTION
+
+        try:
+            # The loaded object owns the variables: it must live as long as its signature.
+            self._model = tf.saved_model.load(str(folder))
+            self._signature = self._model.signatures["serving_default"]
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{folder} cannot be loaded as a SavedModel ({reason})") from error
+        inputs = self._signature.structured_input_signature[1]
+        self.modalities = tuple(m for m in ("adc", "dwi") if m in inputs)
+        description = Path(folder) / DESCRIPTION
+        if threshold is None and description.is_file():
+            threshold = json.loads(description.read_text(encoding="utf-8"))["threshold"]
+        self.threshold = 0.5 if threshold is None else threshold
+
+    def predict(self, images):
+        """See `strokeseg_tf.prediction.Predictor.predict`."""
+        study = {m: np.asarray(images[m], np.float32) for m in self.modalities}
+        outputs = self._signature(**study)
+        return {m: outputs[f"{m}_probability"].numpy() for m in self.modalities}
+
+
+def load_predictor(model, *, threshold=None):
+    """Load a run folder, a `.keras` file or a SavedModel folder.
+
+    Args:
+        model: Path; of a folder of versions the highest is taken.
+        threshold: Probability above which a voxel is lesion; by default the run's own, or 0.5.
+
+    Raises:
+        InputError: It is none of these, or damaged.
+    """
+    path = Path(model)
+    if (path / "saved_model.pb").is_file():
+        return SavedModelPredictor(path, threshold=threshold)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; name a run folder, .keras file or SavedModel")
+    if path.is_dir() and not Run(path).config_file.is_file():
+        from strokeseg_tf.serving.export import versions_of
+
+        versions = versions_of(path)
+        if not versions:
+            raise InputError(
+                f"{path} is neither a run folder (config.json) nor a SavedModel "
+                "(saved_model.pb); name what strokeseg-tf fit or export wrote"
+            )
+        return load_predictor(path / str(versions[-1]), threshold=threshold)
+    from strokeseg_tf.prediction import Predictor
+
+    if path.is_dir():
+        run = Run(path)
+        threshold = run.read_config().training.threshold if threshold is None else threshold
+        path = run.model_file
+    return Predictor(load_network(path), threshold=0.5 if threshold is None else threshold)
