@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tfrecord_tools.atomic import new_folder
+from tfrecord_tools.names import file_name
 from tfrecord_tools.nifti import write_volume
 from tfrecord_tools.reader import read_studies
 from tfrecord_tools.study import Study
@@ -20,7 +21,7 @@ def extract(shards: str | Path, out: str | Path, *, overwrite: bool = False) -> 
     """
     with new_folder(out, overwrite) as folder:
         for study in read_studies(shards):
-            _write_study(folder / study.study, study)
+            _write_study(folder / file_name(study.study), study)
     return Path(out)
 
 

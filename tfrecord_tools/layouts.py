@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,6 +43,10 @@ class StudyFiles:
             )
         if not self.patient:
             object.__setattr__(self, "patient", self.study)
+
+    def without_masks(self) -> "StudyFiles":
+        """The same study as if nobody had drawn on it."""
+        return dataclasses.replace(self, masks={})
 
 
 def _first(folder: Path, *patterns: str) -> Path | None:
@@ -151,6 +156,64 @@ def _unique(studies: list[StudyFiles], source: Path) -> list[StudyFiles]:
                 f"study id {one.study!r} stands twice in {source}; give each study its own id"
             )
     return studies
+
+
+def find_cases(paths: list[str], layout: str = "auto") -> list[StudyFiles]:
+    """The studies a user names: study folders, cohort folders or tables, in any mixture.
+
+    Raises:
+        InputError: A path holds no study, or two studies share an id.
+    """
+    found = [study for path in paths for study in _find_case(Path(path), layout)]
+    return _unique(sorted(found, key=lambda s: s.study), Path(paths[0]).parent)
+
+
+def _find_case(path: Path, layout: str) -> list[StudyFiles]:
+    """A cohort, or a study's folder somewhere inside one."""
+    try:
+        return find_studies(path, layout)
+    except InputError:
+        if not path.is_dir():
+            raise
+        names = LAYOUTS if layout == "auto" else [layout]
+        inside = path.resolve()
+        for cohort in list(inside.parents)[:3]:
+            for name in names:
+                studies = [
+                    study
+                    for study in LAYOUTS[name].find(cohort)
+                    if all(inside in file.parents for file in study.images.values())
+                ]
+                if studies:
+                    return studies
+        images = _found(adc=_only(path, "adc"), dwi=_only(path, "dwi"))
+        if not images:
+            raise
+        return [StudyFiles(inside.name, images)]
+
+
+def _only(folder: Path, modality: str) -> Path | None:
+    """The one image directly in a folder whose name says its modality."""
+    images = [p for p in sorted(folder.glob("*.nii*")) if modality in p.name.lower()]
+    return images[0] if len(images) == 1 else None
+
+
+def pair_of_files(adc: str | None, dwi: str | None) -> StudyFiles:
+    """One study from its image files, named after what their names or folders share.
+
+    Raises:
+        InputError: A file does not exist.
+    """
+    images = {m: Path(p) for m, p in (("adc", adc), ("dwi", dwi)) if p}
+    for modality, path in images.items():
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; check --{modality}")
+    stems = [path.name.split(".nii")[0] for path in images.values()]
+    shared = os.path.commonprefix(stems).rstrip("_-. ")
+    if len(images) == 1 or not shared:
+        folder = Path(os.path.commonpath([path.resolve().parent for path in images.values()]))
+        shared = shared or folder.name or "study"
+    return StudyFiles(shared, images)
 
 
 def read_table(path: Path) -> list[StudyFiles]:

@@ -27,11 +27,12 @@ _RATER_DASHES = ("--", ":", "-.")
 _INK = {"text.color": "white", "axes.facecolor": "black", "figure.facecolor": "black"}
 _BLUE, _PALE_BLUE = "#0072B2", (0, 0.45, 0.7, 0.55)
 _MIN_SLICES, _MAX_SLICES = 3, 6
+_WIDTH = 1.73  # of one slice, inches
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture for the report: its file, the section it belongs to, what it shows, in words."""
+    """A picture for the report: file, section, what it shows, and that for who cannot see it."""
 
     path: Path
     heading: str
@@ -54,37 +55,33 @@ def overlay_figure(
     Args:
         path: PNG file to write.
         study: study id, for the title.
-        images: float arrays [slice, x, y] by modality; ADC in 1e-3 mm2/s is shown from 0 to 3,
-            anything else between percentiles of the head.
+        images: at least one float array [slice, x, y] by modality; ADC in 1e-3 mm2/s is shown
+            from 0 to 3, anything else between percentiles of the head.
         contours: bool arrays [slice, x, y] by modality, then by who drew them (a rater or a run).
-        raters: the names among them that are raters: thin and dashed; runs are solid lines.
+        raters: the names among them that are raters: dashed; runs are solid lines.
         spacing_mm: voxel size in mm in array order: slice, x, y.
         affine: 4 x 4, voxel (x, y, slice) to RAS mm; None takes x to run to the patient's
             left and y to the back.
-
-    Raises:
-        ValueError: no image.
     """
-    if not images:
-        raise ValueError(f"study {study} needs an image to draw on. Received none.")
     styles = _styles({name: None for drawn in contours.values() for name in drawn}, raters)
     view = _View(np.diag([-1.0, -1, 1, 1]) if affine is None else np.asarray(affine), spacing_mm)
     slices = _busiest_slices(contours, next(iter(images.values())).shape[0])
-    with _canvas(path, _overlay_size(view, images, slices), dark=True) as canvas:
-        grid = canvas.subplots(len(images), len(slices), squeeze=False)
+    volumes = [*images.values(), *(mask for drawn in contours.values() for mask in drawn.values())]
+    rows, columns = _head_limits([view(volume) for volume in volumes])
+    height = np.clip(_WIDTH * view.aspect * np.ptp(rows) / np.ptp(columns), 0.8, 3.0)
+    size = max(_WIDTH * len(slices), 5.4), height * len(images) + 0.9
+    with _canvas(path, size, dark=True) as canvas:
+        look = {"xlim": columns, "ylim": rows, "autoscale_on": False}
+        grid = canvas.subplots(len(images), len(slices), squeeze=False, subplot_kw=look)
         for axes, (modality, image) in zip(grid, images.items(), strict=True):
             _draw_row(axes, view, modality, image, contours.get(modality, {}), slices, styles)
         canvas.suptitle(study, fontsize=11)
         _overlay_legend(canvas, contours, styles)
     shown = ", ".join(str(index + 1) for index in slices)
     drawn_by = ", ".join(style["label"] for style in styles.values()) or "nobody"
-    return Figure(
-        Path(path),
-        "Contours",
-        f"{study}: slices {shown}",
-        f"Study {study}, slices {shown} of {' and '.join(m.upper() for m in images)}, "
-        f"with the lesion contours of {drawn_by}.",
-    )
+    modalities = " and ".join(modality.upper() for modality in images)
+    alt = f"Study {study}, slices {shown} of {modalities}, with lesion contours of {drawn_by}."
+    return Figure(Path(path), "Contours", f"{study}: slices {shown}", alt)
 
 
 def dice_figure(path: Path | str, rows: Sequence[Row]) -> Figure:
@@ -105,20 +102,18 @@ def dice_figure(path: Path | str, rows: Sequence[Row]) -> Figure:
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right", "left"]].set_visible(False)
         _volume_legend(canvas)
-    medians = "; ".join(f"{name}: {_median_text(pool)}" for name, pool in pools.items())
     return Figure(
         Path(path),
         "Dice",
         "Dice of every study. Box: quartiles, median; area: reference volume; hollow: control.",
-        f"Box plots of Dice. {medians}.",
+        f"Box plots of Dice with a point per study, for {', '.join(pools)}.",
     )
 
 
 class _View:
     """Turns [slice, x, y] arrays into [slice, row, column] pictures in radiological display.
 
-    Every volume is flipped and permuted to the world axes left, posterior, inferior; the two that
-    are not the slice axis become column and row, whatever plane the study was acquired in.
+    The world axes left, posterior, inferior, less the slice axis, become column and row.
     """
 
     def __init__(self, affine: np.ndarray, spacing_mm: Sequence[float]):
@@ -172,19 +167,24 @@ def _palette() -> list[int]:
     return np.concatenate([greys, np.ravel(blends)]).astype(int).tolist()
 
 
-def _overlay_size(view: _View, images: Volumes, slices: Sequence[int]) -> tuple[float, float]:
-    _, rows, columns = view(next(iter(images.values()))).shape
-    width = 10.4 / _MAX_SLICES
-    height = min(max(width * view.aspect * rows / columns, 0.8), 3.0)
-    return max(width * len(slices), 5.4), height * len(images) + 0.9
+def _head_limits(pictures: Sequence[np.ndarray]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Limits of rows and columns around a head, found by brightness, and around every mask."""
+    shadows = [(p > 0.1 * np.nanpercentile(p.astype("f4"), 99.5)).any(axis=0) for p in pictures]
+    rows, columns = np.nonzero(np.logical_or.reduce(shadows))
+    if not rows.size:
+        rows, columns = (np.array([0, size - 1]) for size in pictures[0].shape[1:])
+    return (rows.max() + 4, rows.min() - 4), (columns.min() - 4, columns.max() + 4)
 
 
 def _busiest_slices(contours: Mapping[str, Volumes], n_slices: int) -> list[int]:
-    """Three to six slices with most lesion by anyone on any modality; else around the middle."""
-    lesion = np.zeros(n_slices, dtype=np.int64)
+    """Three to six slices with most lesion, else around the middle.
+
+    Each mask shares out 1 among its slices: a large false positive must not hide a small lesion.
+    """
+    lesion = np.zeros(n_slices)
     for drawn in contours.values():
         for mask in drawn.values():
-            lesion += mask.sum(axis=(1, 2))
+            lesion += mask.sum(axis=(1, 2)) / max(np.count_nonzero(mask), 1)
     centre = int(lesion.argmax()) if lesion.any() else n_slices // 2
     order = np.lexsort((np.abs(np.arange(n_slices) - centre), -lesion))
     count = np.clip(np.count_nonzero(lesion), _MIN_SLICES, _MAX_SLICES)
@@ -291,10 +291,5 @@ def _volume_legend(canvas: "Canvas") -> None:
         return Line2D([], [], linestyle="", marker="o", markersize=sqrt(_area(volume)), **look)
 
     handles = [point(volume, _PALE_BLUE, f"{volume} ml") for volume in (1, 10, 100)]
-    handles.append(point(0, "none", "control"))
+    handles += [point(0, "none", "control")]
     canvas.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-
-
-def _median_text(pool: Sequence[Row]) -> str:
-    dice = [row["dice"] for row in pool if np.isfinite(row["dice"])]
-    return f"median {np.median(dice):.2f} of {len(dice)} studies" if dice else "no defined Dice"

@@ -248,8 +248,7 @@ ul { margin: .2rem 0; padding-left: 1.2rem; } figure { margin: 0 0 1.2rem; }
   margin: .8rem 0; }
 .alarm { border-color: var(--alarm); background: var(--alarm-tint); }
 .good, .phantom { border-color: var(--good); background: var(--good-tint); }
-.phantom { padding-top: .6rem; }
-.alarm h3 { color: var(--alarm); } .good h3 { color: var(--good); }
+.phantom { padding-top: .6rem; } .alarm h3 { color: var(--alarm); } .good h3 { color: var(--good); }
 .scroll { overflow: auto; border: 1px solid var(--line); border-radius: 6px; }
 .tall { max-height: 36rem; } td.number { text-align: right; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem;
@@ -269,11 +268,13 @@ figure .scroll { width: fit-content; max-width: 100%; }
 img { max-width: 100%; min-width: 42rem; height: auto; display: block; }
 dt { font-weight: 600; } dd { margin: 0 0 .5rem; }
 pre { margin: 0; white-space: pre-wrap; font-size: .85rem; }
-@media print { body { max-width: none; font-size: 10pt; padding: 0; }
-  .scroll { overflow: visible; max-height: none; border: 0; } th { position: static; }
-  th, td { padding: 1pt 2pt; white-space: normal; min-width: 0; } table { font-size: 6.5pt; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } th button::after { content: ""; }
-  img { min-width: 0; } }
+@page { size: A4 landscape; }
+@media print { thead { display: table-row-group; }
+  body { max-width: none; font-size: 10pt; padding: 0; }
+  .scroll { overflow: visible; max-height: none; border: 0; } table { font-size: 7pt; }
+  th, td { padding: 1pt 3pt; min-width: 0; position: static; }
+  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } img { min-width: 0; }
+  th button::after { content: ""; } }
 """
 
 _SCRIPT = """

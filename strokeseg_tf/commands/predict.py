@@ -1,0 +1,84 @@
+"""`strokeseg-tf predict`: masks on each image's own grid."""
+
+from strokeseg_tf.console import print_table, progress
+from tfrecord_tools.errors import InputError
+
+HELP = "segment studies: a mask for each modality on its image's own grid"
+EXAMPLES = """\
+  strokeseg-tf predict runs/dual_v1 cohort/ -o predictions/
+  strokeseg-tf predict runs/dual_v1 cohort/study-17 cohort/study-18 -o predictions/
+  strokeseg-tf predict served/strokeseg --adc ADC.nii.gz --dwi DWI.nii.gz -o predictions/
+  strokeseg-tf predict runs/dual_v1/model.keras studies.csv -o predictions/ --probabilities
+"""
+
+
+def add_arguments(parser):
+    """Declare the arguments."""
+    parser.add_argument("model", metavar="MODEL", help="run folder, .keras file or SavedModel")
+    parser.add_argument(
+        "studies", metavar="STUDY", nargs="*", help="study folder, cohort folder or CSV table"
+    )
+    parser.add_argument("--adc", metavar="FILE", help="ADC image of one study")
+    parser.add_argument("--dwi", metavar="FILE", help="DWI image of one study")
+    parser.add_argument("-o", "--out", metavar="OUT", required=True, help="folder to write")
+    parser.add_argument(
+        "--threshold", type=float, help="probability above which a voxel is lesion"
+    )
+    parser.add_argument("--probabilities", action="store_true", help="write probabilities too")
+    parser.add_argument("--layout", default="auto", help="auto, isles22 or foscal (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+
+def run(arguments):
+    """Predict every study, and print volumes."""
+    from tfrecord_tools.layouts import find_cases, pair_of_files
+
+    if arguments.threshold is not None and not 0 < arguments.threshold < 1:
+        raise InputError(f"--threshold must lie between 0 and 1, received {arguments.threshold}")
+    if arguments.adc or arguments.dwi:
+        if arguments.studies:
+            raise InputError("give either STUDY folders or --adc and --dwi, not both")
+        files = [pair_of_files(arguments.adc, arguments.dwi)]
+    elif arguments.studies:
+        files = find_cases(arguments.studies, arguments.layout)
+    else:
+        raise InputError("no study to segment; name a STUDY folder, or --adc and --dwi files")
+
+    from strokeseg_tf.cohort import predict_cohort
+    from strokeseg_tf.loading import load_predictor
+
+    predictor = load_predictor(arguments.model, threshold=arguments.threshold)
+    with progress("segmenting") as on_study:
+        result = predict_cohort(
+            predictor,
+            files,
+            arguments.out,
+            model=arguments.model,
+            probabilities=arguments.probabilities,
+            overwrite=arguments.overwrite,
+            on_study=on_study,
+        )
+    print_result(result, arguments)
+    if result["failed"]:
+        reasons = "; ".join(f"{study}: {why}" for study, why in result["failed"].items())
+        raise InputError(
+            f"{len(result['failed'])} of {len(files)} studies failed, the others are in "
+            f"{arguments.out}: {reasons}"
+        )
+
+
+def print_result(result, arguments):
+    """A row a study and modality, or the JSON that `predictions.json` holds."""
+    if arguments.json:
+        from strokeseg_tf.console import print_json
+
+        print_json(result)
+        return
+    rows = [
+        [study, modality, facts["volume_ml"], facts["lesions"], entry["seconds"]]
+        for study, entry in result["studies"].items()
+        for modality, facts in entry["masks"].items()
+    ]
+    print_table(["study", "modality", "volume ml", "lesions", "seconds"], rows)
+    print(arguments.out)
