@@ -161,7 +161,7 @@ def _plan(
 ) -> dict[str, tuple[str, list[StudyFiles]]]:
     """Shard name -> its split and studies. A study stands in one shard, in the order of ids."""
     plan = {}
-    for split in dict.fromkeys(splits[s.item.study] for s in scanned):
+    for split in sorted(set(splits.values()), key=_split_order):
         shards, filled = [[]], 0
         for study in (s for s in scanned if splits[s.item.study] == split):
             if shards[-1] and filled + study.size_bytes > shard_bytes:
@@ -172,6 +172,11 @@ def _plan(
         for index, files in enumerate(shards):
             plan[shard_name(split, index, len(shards))] = split, files
     return plan
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    """train, validation, test, then others by name."""
+    return {name: i for i, name in enumerate(DEFAULT_SHARES)}.get(split, 99), split
 
 
 def _write(folder, plan, jobs, adc_unit, seed, on_study):

@@ -11,7 +11,7 @@ from tfrecord_tools.shards import DatasetInfo, read_dataset_info, read_records
 from tfrecord_tools.study import Study
 
 
-def shards_of(folder: Path, info: DatasetInfo, split: str) -> list[Path]:
+def shards_of(folder: str | Path, info: DatasetInfo, split: str) -> list[Path]:
     """The shards of a split, in order.
 
     Raises:
@@ -21,7 +21,8 @@ def shards_of(folder: Path, info: DatasetInfo, split: str) -> list[Path]:
         raise InputError(
             f"{folder} has no split {split!r}; it has {', '.join(info.splits) or 'none'}"
         )
-    return [folder / name for name in sorted(info.shards) if info.shards[name]["split"] == split]
+    names = sorted(name for name, shard in info.shards.items() if shard["split"] == split)
+    return [Path(folder) / name for name in names]
 
 
 def read_slice_pairs(folder: str | Path, split: str):

@@ -61,7 +61,7 @@ class DatasetInfo:
     def write(self, folder: Path) -> None:
         """Write the manifest; a folder is finished when this file stands in it."""
         content = dataclasses.asdict(self) | {"counts": self.counts}
-        write_text(folder / MANIFEST, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
 
 def read_dataset_info(folder: str | Path) -> DatasetInfo:
