@@ -14,6 +14,9 @@ from tfrecord_tools.names import file_name
 from tfrecord_tools.nifti import write_like
 from tfrecord_tools.study import read_study
 
+#: What a predictions folder says of itself.
+RESULT = "predictions.json"
+
 
 def predict_cohort(
     predictor, files, out, *, model, probabilities=False, overwrite=False, on_study=None
@@ -38,7 +41,7 @@ def predict_cohort(
         InputError: `out` exists, or every study failed (then nothing is written).
     """
     studies, failed = {}, {}
-    with new_folder(out, overwrite) as folder:
+    with new_folder(out, overwrite, marker=RESULT) as folder:
         for done, study_files in enumerate(files, 1):
             try:
                 entry = _predict_one(predictor, study_files, folder, probabilities)
@@ -57,7 +60,7 @@ def predict_cohort(
             "failed": failed,
         }
         text = json.dumps(result, indent=2) + "\n"
-        (folder / "predictions.json").write_text(text, encoding="utf-8")
+        (folder / RESULT).write_text(text, encoding="utf-8")
     return result
 
 

@@ -39,7 +39,7 @@ def run_demo(out: str | Path, *, seed: int = 0, overwrite: bool = False) -> Path
     """
     started = time.perf_counter()
     out = Path(out).resolve()
-    with new_folder(out, overwrite) as folder:
+    with new_folder(out, overwrite, marker="cohort") as folder:
         before = Path.cwd()
         os.chdir(folder)
         try:

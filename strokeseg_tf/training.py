@@ -241,7 +241,7 @@ def _open_run(run: Run, config: Config, resume, overwrite) -> list[dict]:
                 "resume it with the same ones, or start another --run"
             )
         return read_history(run)
-    check_free(run.folder, overwrite)
+    check_free(run.folder, overwrite, marker=run.config_file.name)
     if run.folder.exists():
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True)

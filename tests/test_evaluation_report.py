@@ -15,6 +15,7 @@ from strokeseg_tf.evaluation import table
 from strokeseg_tf.evaluation.evaluate import Case, evaluate_cases, file_name
 from strokeseg_tf.evaluation.figures import overlay_figure
 from strokeseg_tf.evaluation.scores import SCORE_KEYS, scores
+from tfrecord_tools.errors import InputError
 
 SHAPE = (6, 24, 20)
 HOSTILE = "<script>alert(1)</script>$x_{$|é"
@@ -102,9 +103,7 @@ def test_a_row_per_run_study_modality_and_rater(evaluation, cases):
     for row in rows:
         case = next(case for case in cases if case.study == row["study"])
         reference = case.references[row["rater"], row["modality"]]
-        expected = scores(
-            reference, case.predictions[row["run"]][row["modality"]], case.spacing_mm
-        )
+        expected = scores(reference, case.predictions[row["run"]][row["modality"]], case.spacing_mm)
         assert {key: row[key] for key in SCORE_KEYS} == pytest.approx(expected, abs=0, nan_ok=True)
         assert (row["variant"], row["group"]) == (RUNS[row["run"]], case.group)
 
@@ -146,9 +145,7 @@ def test_means_and_both_deviations_equal_pandas(evaluation):
 
 
 def test_controls_and_empty_predictions_are_reported_apart(evaluation):
-    results = {
-        (r["run"], r["modality"], r["rater"]): r for r in evaluation[1]["results"]
-    }
+    results = {(r["run"], r["modality"], r["rater"]): r for r in evaluation[1]["results"]}
     second = results["second", "adc", "r1"]
     assert second["stroke"]["n"] == 2 and second["control"]["n"] == 1
     assert second["stroke"]["empty_predictions"] == second["stroke"]["missed"] == [HOSTILE, "s2"]
@@ -263,7 +260,7 @@ def test_without_controls_second_rater_or_phantom(cases, tmp_path):
 
 def test_an_evaluation_is_not_overwritten_unasked(cases, tmp_path):
     evaluate_cases(cases[:1], RUNS, tmp_path / "out", overlays=0)
-    with pytest.raises(FileExistsError, match="overwrite"):
+    with pytest.raises(InputError, match="overwrite"):
         evaluate_cases(cases, RUNS, tmp_path / "out", overlays=0)
     evaluate_cases(cases, RUNS, tmp_path / "out", overlays=0, overwrite=True)
     assert len(table.read_scores(tmp_path / "out" / "scores.csv")) == 18
@@ -273,7 +270,7 @@ def test_an_evaluation_is_not_overwritten_unasked(cases, tmp_path):
 def test_a_folder_of_something_else_is_never_replaced(cases, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="no evaluation folder"):
+    with pytest.raises(InputError, match="no summary.json"):
         evaluate_cases(cases, RUNS, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
 

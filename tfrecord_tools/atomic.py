@@ -10,25 +10,38 @@ from pathlib import Path
 from tfrecord_tools.errors import InputError
 
 
-def check_free(out: str | Path, overwrite: bool = False) -> Path:
-    """Refuse an output that exists (an empty folder does not count).
+def check_free(out: str | Path, overwrite: bool = False, *, marker: str) -> Path:
+    """Refuse an output that exists; an empty folder does not count.
+
+    Args:
+        out: File or folder to write.
+        overwrite: Whether an earlier output may be replaced.
+        marker: Name of a file that every output of this kind holds: nothing else is ever
+            replaced, whatever a user has typed.
 
     Raises:
-        InputError: It exists and `overwrite` is false.
+        InputError: It exists and must not be replaced.
     """
     out = Path(out)
-    if not overwrite and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return out
+    if not overwrite:
         raise InputError(f"{out} exists; choose another name or pass --overwrite")
+    if not (out / marker).exists():
+        raise InputError(
+            f"{out} is not replaced: it has no {marker}, so it is no earlier output of this "
+            "command; choose another name"
+        )
     return out
 
 
 @contextlib.contextmanager
-def new_folder(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(out: str | Path, overwrite: bool = False, *, marker: str) -> Iterator[Path]:
     """A folder that becomes `out` when the block ends well, and vanishes when it does not.
 
-    What stood at `out` is replaced only in the last moment.
+    What stood at `out` is replaced only in the last moment. See `check_free` for the arguments.
     """
-    out = check_free(out, overwrite)
+    out = check_free(out, overwrite, marker=marker)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:

@@ -17,9 +17,9 @@ import numpy as np
 
 from tfrecord_tools.atomic import new_folder
 from tfrecord_tools.errors import InputError
-from tfrecord_tools.layouts import MODALITIES, StudyFiles, find_studies
+from tfrecord_tools.layouts import find_studies
 from tfrecord_tools.nifti import read_mask
-from tfrecord_tools.shards import DatasetInfo, ShardWriter, shard_name
+from tfrecord_tools.shards import MANIFEST, DatasetInfo, ShardWriter, shard_name
 from tfrecord_tools.splits import (
     DEFAULT_SHARES,
     SplitItem,
@@ -28,6 +28,7 @@ from tfrecord_tools.splits import (
     split_studies,
 )
 from tfrecord_tools.study import ADC_UNITS, Study, read_study
+from tfrecord_tools.study_files import MODALITIES, StudyFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def convert(
         raise InputError(f"shard size and jobs must be positive, received {shard_mb} and {jobs}")
     if adc_unit not in ("auto", *ADC_UNITS):
         raise InputError(f"unknown ADC unit {adc_unit!r}; use auto, {', '.join(ADC_UNITS)}")
-    with new_folder(out, overwrite) as folder:
+    with new_folder(out, overwrite, marker=MANIFEST) as folder:
         scanned, bad = _scan(find_studies(source, layout))
         splits = _assign(scanned, shares, split_file, seed)
         plan = _plan(scanned, splits, shard_mb * 1e6)

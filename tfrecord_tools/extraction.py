@@ -1,12 +1,17 @@
-"""Shards -> NIfTI again, in the `foscal` layout."""
+"""Shards -> NIfTI again, in the `foscal` layout with a table."""
 
+import dataclasses
 from pathlib import Path
 
 from tfrecord_tools.atomic import new_folder
+from tfrecord_tools.layouts import foscal_files
 from tfrecord_tools.names import file_name
 from tfrecord_tools.nifti import write_volume
 from tfrecord_tools.reader import read_studies
+from tfrecord_tools.shards import read_dataset_info
 from tfrecord_tools.study import Study
+from tfrecord_tools.study_files import StudyFiles
+from tfrecord_tools.table import TABLE, write_table
 
 
 def extract(shards: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -17,20 +22,20 @@ def extract(shards: str | Path, out: str | Path, *, overwrite: bool = False) -> 
     Args:
         shards: A finished shards folder.
         out: Folder to write; it appears whole or not at all.
-        overwrite: Replace `out` if it exists.
+        overwrite: Replace an earlier extraction.
     """
-    with new_folder(out, overwrite) as folder:
-        for study in read_studies(shards):
-            _write_study(folder / file_name(study.study), study)
+    splits = {s: split for split, names in read_dataset_info(shards).splits.items() for s in names}
+    with new_folder(out, overwrite, marker=TABLE) as folder:
+        written = [_write_study(folder / file_name(s.study), s) for s in read_studies(shards)]
+        write_table(folder / TABLE, written, splits)
     return Path(out)
 
 
-def _write_study(folder: Path, study: Study) -> None:
+def _write_study(folder: Path, study: Study) -> StudyFiles:
+    group = "" if study.group == "unknown" else study.group
+    files = foscal_files(folder, study.images, study.masks, patient=study.patient, group=group)
     for modality, image in study.images.items():
-        name = modality.upper()
-        (folder / name).mkdir(parents=True)
-        write_volume(folder / name / f"{name}.nii.gz", study.grid.to_volume(image), study.grid)
-    for (rater, modality), mask in study.masks.items():
-        (folder / "Masks" / rater).mkdir(parents=True, exist_ok=True)
-        path = folder / "Masks" / rater / f"{modality}.nii.gz"
-        write_volume(path, study.grid.to_volume(mask), study.grid)
+        write_volume(files.images[modality], study.grid.to_volume(image), study.grid)
+    for key, mask in study.masks.items():
+        write_volume(files.masks[key], study.grid.to_volume(mask), study.grid)
+    return dataclasses.replace(files, study=study.study)

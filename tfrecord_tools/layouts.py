@@ -1,52 +1,13 @@
-"""Where each data set keeps its files: a folder or a table -> `StudyFiles`."""
+"""Where each data set keeps its files: a folder -> `StudyFiles`."""
 
-import csv
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from tfrecord_tools.errors import InputError
-
-MODALITIES = ("adc", "dwi")
-GROUPS = ("stroke", "control")
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyFiles:
-    """The files of one study.
-
-    Attributes:
-        study: Identifier, unique in its cohort.
-        images: Image file by modality ("adc", "dwi"); at least one.
-        masks: Lesion mask file by (rater, modality).
-        patient: Identifier of the patient; studies of one patient share a split.
-        group: "stroke", "control", or "" to let the masks decide.
-        split: The split a table asks for, or "".
-    """
-
-    study: str
-    images: Mapping[str, Path]
-    masks: Mapping[tuple[str, str], Path] = dataclasses.field(default_factory=dict)
-    patient: str = ""
-    group: str = ""
-    split: str = ""
-
-    def __post_init__(self):
-        if not self.study:
-            raise InputError("a study has no id; fill in the column 'study'")
-        if not self.images:
-            raise InputError(f"study {self.study} has neither an ADC nor a DWI image; add one")
-        if self.group not in ("", *GROUPS):
-            raise InputError(
-                f"study {self.study}: unknown group {self.group!r}; use one of {', '.join(GROUPS)}"
-            )
-        if not self.patient:
-            object.__setattr__(self, "patient", self.study)
-
-    def without_masks(self) -> "StudyFiles":
-        """The same study as if nobody had drawn on it."""
-        return dataclasses.replace(self, masks={})
+from tfrecord_tools.study_files import StudyFiles
+from tfrecord_tools.table import read_table
 
 
 def _first(folder: Path, *patterns: str) -> Path | None:
@@ -80,9 +41,7 @@ def find_foscal(source: Path) -> list[StudyFiles]:
     """The paper's own: a folder a study, masks by rater, each modality with its own mask."""
     studies = []
     for folder in sorted(p for p in source.iterdir() if p.is_dir()):
-        images = _found(
-            adc=_first(folder, "*ADC*/ADC.nii*"), dwi=_first(folder, "*DWI*/DWI.nii*")
-        )
+        images = _found(adc=_first(folder, "*ADC*/ADC.nii*"), dwi=_first(folder, "*DWI*/DWI.nii*"))
         if not images:
             continue
         masks = {}
@@ -93,6 +52,28 @@ def find_foscal(source: Path) -> list[StudyFiles]:
                     masks[rater.name.lower(), modality] = mask
         studies.append(StudyFiles(folder.name, images, masks))
     return studies
+
+
+def foscal_files(folder: Path, modalities, masks, *, patient="", group="") -> StudyFiles:
+    """The files of a study that is written in the `foscal` layout; makes their folders.
+
+    Args:
+        folder: The study's folder, named after the study.
+        modalities: Its images.
+        masks: (rater, modality) of its masks.
+        patient: See `StudyFiles`.
+        group: See `StudyFiles`.
+    """
+    files = StudyFiles(
+        folder.name,
+        {m: folder / m.upper() / f"{m.upper()}.nii.gz" for m in modalities},
+        {(rater, m): folder / "Masks" / rater / f"{m}.nii.gz" for rater, m in masks},
+        patient,
+        group,
+    )
+    for file in (*files.images.values(), *files.masks.values()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +107,7 @@ def find_studies(source: str | Path, layout: str = "auto") -> list[StudyFiles]:
     if not source.exists():
         raise InputError(f"{source} does not exist; give a folder of studies or a CSV table")
     if layout not in ("auto", *LAYOUTS):
-        raise InputError(
-            f"unknown layout {layout!r}; known layouts: auto, {', '.join(LAYOUTS)}"
-        )
+        raise InputError(f"unknown layout {layout!r}; known layouts: auto, {', '.join(LAYOUTS)}")
     if source.is_file():
         studies = read_table(source)
     else:
@@ -214,52 +193,3 @@ def pair_of_files(adc: str | None, dwi: str | None) -> StudyFiles:
         folder = Path(os.path.commonpath([path.resolve().parent for path in images.values()]))
         shared = shared or folder.name or "study"
     return StudyFiles(shared, images)
-
-
-def read_table(path: Path) -> list[StudyFiles]:
-    """Read the CSV table `study, adc, dwi, mask_MODALITY_RATER, ..., group, split, patient`.
-
-    Paths are relative to the table; only `study` and one image are required.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV table ({error}); save it as UTF-8 CSV") from error
-    if not rows or "study" not in rows[0]:
-        raise InputError(f"{path} has no column 'study' or no row; see the README for the columns")
-    return [_table_row(row, path) for row in rows]
-
-
-def _table_row(row: dict, table: Path) -> StudyFiles:
-    row = {key: (value or "").strip() for key, value in row.items() if key}
-    files = {
-        column: table.parent / value
-        for column, value in row.items()
-        if value and (column in MODALITIES or column.startswith("mask_"))
-    }
-    for column, file in files.items():
-        if not file.is_file():
-            raise InputError(
-                f"{file} does not exist (study {row['study']}, column {column} of {table}); "
-                "paths are relative to the table"
-            )
-    masks = {}
-    for column, file in files.items():
-        if column.startswith("mask_"):
-            _, _, rest = column.partition("_")
-            modality, _, rater = rest.partition("_")
-            if modality not in MODALITIES or not rater:
-                raise InputError(
-                    f"unknown column {column!r} in {table}; masks are mask_MODALITY_RATER, "
-                    "such as mask_adc_r1"
-                )
-            masks[rater.lower(), modality] = file
-    return StudyFiles(
-        study=row["study"],
-        images={m: files[m] for m in MODALITIES if m in files},
-        masks=masks,
-        patient=row.get("patient", ""),
-        group=row.get("group", "").lower(),
-        split=row.get("split", ""),
-    )

@@ -17,8 +17,10 @@ MAX_VOXELS = 2**29
 
 #: Header fields that place an image in space; nothing else of a source's header is copied, since
 #: the free-text ones may name a patient.
-PLACEMENT = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c",
-             "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")  # fmt: skip
+PLACEMENT = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
@@ -74,6 +76,8 @@ def write_volume(path: Path, volume: np.ndarray, grid: Grid) -> None:
     """Write a volume in file order as NIfTI, with its dtype (bool as uint8)."""
     image = nibabel.Nifti1Image(_storable(volume), grid.affine)
     image.header.set_xyzt_units("mm")
+    image.set_sform(grid.affine, code="scanner")
+    image.set_qform(grid.affine, code="scanner")
     _write(image, path)
 
 
@@ -99,5 +103,4 @@ def _storable(volume: np.ndarray) -> np.ndarray:
 
 def _write(image: nibabel.Nifti1Image, path: Path) -> None:
     """Compressed without a time stamp, so that the same image gives the same bytes."""
-    with open(path, "wb") as file, gzip.GzipFile("", "wb", 4, file, mtime=0) as packed:
-        packed.write(image.to_bytes())
+    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))

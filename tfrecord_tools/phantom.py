@@ -7,23 +7,24 @@ two noisy images as a scanner would. Use it to try and to test the software, not
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
 from tfrecord_tools.atomic import new_folder
+from tfrecord_tools.grid import Grid
+from tfrecord_tools.layouts import foscal_files
+from tfrecord_tools.nifti import write_volume
 from tfrecord_tools.phantom_anatomy import Anatomy, ScanBlock, build_anatomy, rotation, smooth_field
 from tfrecord_tools.phantom_lesions import MASK_KEYS, apply_lesion, draw_lesion, draw_masks, swell
+from tfrecord_tools.study_files import GROUPS, StudyFiles
+from tfrecord_tools.table import TABLE, write_table
 
-GROUPS = ("stroke", "control")
 FIELD_OF_VIEW_MM = (213.0, 240.0)  # 0.83-0.94 mm at a matrix of 256
 SLICE_STEP_MM = (5.5, 7.2)
 COVERAGE_MM = (138.0, 150.0)
@@ -32,10 +33,6 @@ BLUR_MM = 0.75
 SHELL_ADC = 1.1
 FLUID_S0, FLUID_ADC = 2.3, 3.05
 CONTROL_STREAM = 0x636F6E74  # keeps the draw of the controls apart from every study's stream
-TABLE_COLUMNS = (
-    "study", "adc", "dwi", "mask_adc_r1", "mask_dwi_r1", "mask_adc_r2", "mask_dwi_r2",
-    "group", "split", "patient",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -180,6 +177,7 @@ def write_phantom_cohort(
     matrix: int = 256,
     slices: tuple[int, int] = (20, 26),
     jobs: int = 1,
+    overwrite: bool = False,
     on_study: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes a cohort as NIfTI in the paper's layout (`foscal`) with a `studies.csv`.
@@ -196,6 +194,7 @@ def write_phantom_cohort(
         matrix: pixels along either side of a slice; see `make_phantom`.
         slices: smallest and largest number of slices.
         jobs: processes to use; 1 works in this one.
+        overwrite: replaces an earlier cohort in `out`.
         on_study: called as `on_study(done, total)` after each study.
 
     Returns:
@@ -203,22 +202,23 @@ def write_phantom_cohort(
 
     Raises:
         ValueError: an argument lies outside of its range.
-        FileExistsError: `out` is a file or a folder with something in it.
+        InputError: `out` exists, and `overwrite` is false or it is no cohort.
     """
     _check_cohort(studies, controls, jobs)
     check_sampling(matrix, slices, seed)
     out = Path(out)
-    _check_vacant(out)
     groups = draw_groups(studies, controls, seed)
-    with new_folder(out) as partial:
+    with new_folder(out, overwrite, marker=TABLE) as partial:
         tasks = [
             (partial, index, seed, group, matrix, tuple(slices))
             for index, group in enumerate(groups, start=1)
         ]
-        for done, _ in enumerate(_run(tasks, jobs), start=1):
+        written = []
+        for files in _run(tasks, jobs):
+            written.append(files)
             if on_study is not None:
-                on_study(done, studies)
-        _write_table(partial / "studies.csv", groups)
+                on_study(len(written), studies)
+        write_table(partial / TABLE, sorted(written, key=lambda files: files.study))
     return out
 
 
@@ -240,11 +240,6 @@ def _check_cohort(studies: int, controls: int, jobs: int) -> None:
         raise ValueError(f"jobs must be at least 1 process. Received instead: {jobs}.")
 
 
-def _check_vacant(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not empty. Give another folder or remove it.")
-
-
 def _run(tasks: list[tuple], jobs: int) -> Iterator[None]:
     """Writes the studies, here or in `jobs` processes, yielding as each is done."""
     if jobs == 1:
@@ -260,49 +255,24 @@ def _run(tasks: list[tuple], jobs: int) -> Iterator[None]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _write_one(folder: Path, index: int, seed: int, group: str, matrix: int, slices) -> None:
+def _write_one(folder: Path, index: int, seed: int, group: str, matrix: int, slices) -> StudyFiles:
     study = make_phantom(index, seed=seed, group=group, matrix=matrix, slices=slices)
-    write_phantom_study(folder, study)
+    return write_phantom_study(folder, study)
 
 
-def write_phantom_study(folder: Path, study: PhantomStudy) -> None:
+def write_phantom_study(folder: Path, study: PhantomStudy) -> StudyFiles:
     """Writes one study below `folder` in the `foscal` layout; see `write_phantom_cohort`."""
-    home = folder / study.study
-    _write_nifti(home / "ADC" / "ADC.nii.gz", _as_int16(study.adc * 1000), study.affine)
-    _write_nifti(home / "DWI" / "DWI.nii.gz", _as_int16(study.dwi), study.affine)
-    for (rater, modality), mask in study.masks.items():
-        path = home / "Masks" / rater / f"{modality}.nii.gz"
-        _write_nifti(path, mask.astype(np.uint8), study.affine)
+    files = foscal_files(folder / study.study, ("adc", "dwi"), study.masks, group=study.group)
+    grid = Grid(study.adc.shape, study.affine)
+    write_volume(files.images["adc"], _as_int16(study.adc * 1000), grid)
+    write_volume(files.images["dwi"], _as_int16(study.dwi), grid)
+    for key, mask in study.masks.items():
+        write_volume(files.masks[key], mask, grid)
+    return files
 
 
 def _as_int16(image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image), 0, np.iinfo(np.int16).max).astype(np.int16)
-
-
-def _write_nifti(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
-    """Writes gzipped NIfTI whose bytes depend on nothing but the arguments."""
-    image = nib.Nifti1Image(data, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_qform(affine, code="scanner")
-    image.set_sform(affine, code="scanner")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-
-
-def _write_table(path: Path, groups: list[str]) -> None:
-    """Writes the list of the studies, with paths relative to the table."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(TABLE_COLUMNS)
-        for index, group in enumerate(groups, start=1):
-            name = study_name(index)
-            masks = [
-                f"{name}/Masks/{rater}/{modality}.nii.gz"
-                for rater in ("r1", "r2")
-                for modality in ("adc", "dwi")
-            ]
-            images = [f"{name}/ADC/ADC.nii.gz", f"{name}/DWI/DWI.nii.gz"]
-            writer.writerow([name, *images, *masks, group, "", name])
 
 
 def study_name(index: int) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tfrecord_tools.grid import Grid
-from tfrecord_tools.layouts import MODALITIES
 from tfrecord_tools.study import Study
+from tfrecord_tools.study_files import MODALITIES
 
 
 def to_records(study: Study) -> Iterator[dict]:

@@ -157,9 +157,7 @@ def _parse_array(feature: Feature, content, parsed):
     ]  # fmt: skip
     if feature.dtype == "bool":
         octets = tf.io.decode_raw(content, tf.uint8)
-        bits = tf.bitwise.bitwise_and(
-            octets[:, None], [128, 64, 32, 16, 8, 4, 2, 1]
-        )
+        bits = tf.bitwise.bitwise_and(octets[:, None], [128, 64, 32, 16, 8, 4, 2, 1])
         return tf.reshape(tf.reshape(bits > 0, [-1])[: tf.reduce_prod(shape)], shape)
     values = tf.io.decode_raw(content, tf.as_dtype(np.dtype(feature.dtype).newbyteorder("=")))
     if feature.optional:

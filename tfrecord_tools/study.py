@@ -8,8 +8,8 @@ import numpy as np
 
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid, resample
-from tfrecord_tools.layouts import StudyFiles
 from tfrecord_tools.nifti import read_mask, read_volume
+from tfrecord_tools.study_files import StudyFiles
 
 #: Factor from each unit of ADC to 1e-3 mm2/s.
 ADC_UNITS = {"1e-3": 1.0, "mm2/s": 1e3, "1e-6": 1e-3}
@@ -67,9 +67,7 @@ def read_study(files: StudyFiles, adc_unit: str = "auto") -> Study:
         volumes[modality], grids[modality] = read_volume(path)
         _check_voxels(volumes[modality], path)
     grid = grids.get("dwi", grids.get("adc"))
-    masks = {
-        key: _read_mask_on(path, key[1], grids, grid) for key, path in files.masks.items()
-    }
+    masks = {key: _read_mask_on(path, key[1], grids, grid) for key, path in files.masks.items()}
     adc_grid = None
     if "adc" in grids and not grids["adc"].agrees(grid):
         adc_grid = grids["adc"]

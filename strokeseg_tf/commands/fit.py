@@ -37,7 +37,9 @@ def add_arguments(parser):
         default="paper",
         help=f"settings to start from: {', '.join(PRESETS)} (default: paper)",
     )
-    parser.add_argument("--config", metavar="F", help="JSON file whose settings replace the preset's")
+    parser.add_argument(
+        "--config", metavar="F", help="JSON file whose settings replace the preset's"
+    )
     for option, (_, _, kind, text) in FIELDS.items():
         parser.add_argument(f"--{option}", type=kind, help=text)
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from strokeseg_tf.evaluation.evaluate import Case, evaluate_cases
+from strokeseg_tf.evaluation.evaluate import SUMMARY, Case, evaluate_cases
 from strokeseg_tf.runs import Run
 from tfrecord_tools.atomic import check_free
 from tfrecord_tools.errors import InputError
@@ -88,7 +88,7 @@ def evaluate_runs(
     if not any(info.studies[study]["masks"] for study in info.splits.get(split, ())):
         known = ", ".join(info.splits)
         raise InputError(f"the split {split!r} of {shards} has no reference; splits: {known}")
-    check_free(out, overwrite)
+    check_free(out, overwrite, marker=SUMMARY)
     predictors = {name: load_predictor(run.folder) for name, run in runs.items()}
     return evaluate_cases(
         predicted_cases(predictors, shards, split, on_study),

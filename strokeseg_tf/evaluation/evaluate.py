@@ -1,12 +1,8 @@
 """Evaluates the predictions of one or several runs on a set of studies, one study at a time."""
 
 import json
-import os
 import platform
-import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from math import isfinite
@@ -28,6 +24,11 @@ from strokeseg_tf.evaluation.table import (
     table1_markdown,
     write_scores,
 )
+from tfrecord_tools.atomic import new_folder
+from tfrecord_tools.names import file_name
+
+#: The machine-readable result, and what an evaluation folder is known by.
+SUMMARY = "summary.json"
 
 _LIBRARIES = ("numpy", "scipy", "connected-components-3d", "nibabel", "matplotlib")
 
@@ -97,13 +98,13 @@ def evaluate_cases(
         The content of `summary.json`.
 
     Raises:
-        FileExistsError: `out` exists, and `overwrite` is False or it is no evaluation.
+        InputError: `out` exists, and `overwrite` is False or it is no evaluation.
         ValueError: unknown convention, no case with both a prediction and a reference, a study
             id that comes twice, or predictions of a run that is not in `runs`.
     """
     find_convention(convention)
     settings = {**(settings or {}), "software": software_versions()}
-    with _new_folder(Path(out).resolve(), overwrite) as folder:
+    with new_folder(Path(out).resolve(), overwrite, marker=SUMMARY) as folder:
         (folder / "figures").mkdir()
         found = _Findings()
         for case in cases:
@@ -246,11 +247,6 @@ def _draw_case(case: Case, folder: Path, number: int) -> Figure:
     return replace(figure, heading="Contours of the first studies, not chosen by result")
 
 
-def file_name(study: str) -> str:
-    """A study id as part of a file name: ASCII letters, digits, `.`, `_`, `-`, at most 60."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", study)[:60]
-
-
 def software_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that the numbers came out of."""
     libraries = {library: metadata.version(library) for library in _LIBRARIES}
@@ -263,37 +259,7 @@ def _write(
     dice = dice_figure(folder / "figures" / "dice.png", found.rows)
     write_scores(folder / "scores.csv", found.rows)
     text = json.dumps(summary, indent=2, allow_nan=False)
-    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
     (folder / "table1.md").write_text(table1_markdown(summary), encoding="utf-8")
     drawn = [dice, *found.figures]
     write_report(folder, summary=summary, rows=found.rows, figures=drawn, settings=settings)
-
-
-@contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` that takes its place if all goes well, and vanishes otherwise."""
-    _check_place(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
-        yield partial
-        if out.exists():
-            old = out.with_name(f".{out.name}.old-{os.getpid()}")
-            os.replace(out, old)
-            os.replace(partial, out)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _check_place(out: Path, overwrite: bool) -> None:
-    """Only an earlier evaluation or an empty folder may be replaced, never someone's home."""
-    if not out.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(f"{out} exists already. Choose another folder or overwrite it.")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "summary.json").is_file()):
-        raise FileExistsError(f"{out} is no evaluation folder and will not be replaced.")

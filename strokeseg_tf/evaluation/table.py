@@ -225,7 +225,7 @@ def _ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
 
 
 def plus_minus(mean: float | None, sd: float | None) -> str:
-    """"0.56 ± 0.28"; a dash where there is no mean, the mean alone where there is no sd."""
+    """ "0.56 ± 0.28"; a dash where there is no mean, the mean alone where there is no sd."""
     if mean is None:
         return "–"
     return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"

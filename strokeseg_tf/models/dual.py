@@ -28,9 +28,7 @@ def build_dual(settings, *, encoder_attention, decoder_attention, name):
     embeddings, skips, logits = {}, {}, {}
     for m in MODALITIES:
         x, skips[m] = blocks.apply_encoder(images[m], settings, name=m)
-        embeddings[m] = blocks.apply_block(
-            x, settings.bottleneck, settings, name=f"{m}_bottleneck"
-        )
+        embeddings[m] = blocks.apply_block(x, settings.bottleneck, settings, name=f"{m}_bottleneck")
     if encoder_attention:
         skips = apply_encoder_attention(skips)
     if settings.joint_embedding:

@@ -37,7 +37,7 @@ def export(run, out, *, version=None, overwrite=False) -> Path:
         version = max(versions_of(out), default=0) + 1
     if version < 1:
         raise InputError(f"a version is a number from 1, received {version}")
-    with new_folder(out / str(version), overwrite) as folder:
+    with new_folder(out / str(version), overwrite, marker="saved_model.pb") as folder:
         model = StudyModel(network)
         tf.saved_model.save(model, str(folder), signatures={"serving_default": model.signature()})
         description = folder / DESCRIPTION
