@@ -1,0 +1,49 @@
+# The whole workflow. `make demo` and `make test` need Python 3.10-3.12, make and a package index.
+
+SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$p && break; done)
+VENV = .venv
+BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest
+
+.PHONY: demo test test-slow test-latest check bench clean
+
+demo: $(VENV)/installed  ## the main job on a phantom cohort
+	$(BIN)/strokeseg-tf demo --out demo --overwrite
+
+test: $(VENV)/installed  ## every test but the long ones
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/installed  ## the long ones
+	$(PYTEST) -m slow
+
+test-latest: .venv-latest/installed  ## the core on the newest TensorFlow, without tensorflow-io
+	.venv-latest/bin/python -m pytest -m "core and not slow"
+
+check: $(VENV)/installed  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/installed  ## the claims of the README, measured
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv .venv-latest demo
+
+# constraints.txt holds the versions that were tested together.
+$(VENV)/installed: setup.cfg constraints.txt
+	$(call new_environment,$(VENV))
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[io,test]'
+	touch $@
+
+.venv-latest/installed: setup.cfg
+	$(call new_environment,.venv-latest)
+	.venv-latest/bin/python -m pip install --quiet --upgrade --editable '.[test]'
+	touch $@
+
+define new_environment
+	@test -n "$(PYTHON)" || { echo "no Python 3.10, 3.11 or 3.12 found; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(1)
+	@echo "installing into $(1); TensorFlow is large, this takes a few minutes"
+endef

@@ -1,0 +1,39 @@
+"""What the tests share: quiet imports, a phantom cohort, its shards, and the real cases."""
+
+import os
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+from tfrecord_tools.conversion import convert  # noqa: E402
+from tfrecord_tools.phantom import write_phantom_cohort  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Path:
+    """Eight small phantom studies, one a control, as NIfTI in the paper's layout."""
+    out = tmp_path_factory.mktemp("cohort") / "cohort"
+    return Path(
+        write_phantom_cohort(out, studies=8, controls=1, seed=0, matrix=48, slices=(5, 7), jobs=1)
+    )
+
+
+@pytest.fixture(scope="session")
+def shards(cohort, tmp_path_factory) -> Path:
+    """The cohort as shards: 4 training, 2 validation and 2 test studies."""
+    out = tmp_path_factory.mktemp("shards") / "shards"
+    convert(cohort, out, shares={"train": 0.5, "validation": 0.25, "test": 0.25})
+    return out
+
+
+@pytest.fixture(scope="session")
+def isles22() -> Path:
+    """The three real ISLES'22 cases; skips where STROKESEG_TEST_DATA does not say where."""
+    data = os.environ.get("STROKESEG_TEST_DATA")
+    if not data:
+        pytest.skip("STROKESEG_TEST_DATA is not set: it names the folder with the real cases")
+    return Path(data) / "isles22"
