@@ -42,7 +42,7 @@ def main(argv=None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser over all installed commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="strokeseg-tf",
         description=DESCRIPTION,
         epilog="strokeseg-tf COMMAND --help explains a command and shows examples.",

@@ -6,6 +6,7 @@ where it differs from the text. Standard library only.
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,24 +23,19 @@ def _one_of(settings, name, *known):
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
-def _within(settings, name, low, high, open_end=False):
+def _within(settings, name, low, high=math.inf, ends="[)"):
+    """Check that a field lies in an interval; `ends` says which bounds belong to it."""
     value = getattr(settings, name)
-    if not (low <= value < high if open_end else low <= value <= high):
-        bracket = ")" if open_end else "]"
-        raise ValueError(f"{name} must be in [{low}, {high}{bracket}, received {value}")
-
-
-def _at_least(settings, name, low):
-    value = getattr(settings, name)
-    if not value >= low:
-        raise ValueError(f"{name} must be at least {low}, received {value}")
+    above = low < value if ends[0] == "(" else low <= value
+    below = value < high if ends[1] == ")" else value <= high
+    if not (above and below):  # Also where the value is NaN.
+        raise ValueError(f"{name} must be in {ends[0]}{low}, {high}{ends[1]}, received {value}")
 
 
 def _typed(value, expected, name):
     """The value as its field's type; JSON has no tuples and writes 1 for 1.0."""
-    options = typing.get_args(expected) if not isinstance(expected, type) else ()
-    origin = typing.get_origin(expected)
-    if origin is tuple:
+    options = typing.get_args(expected)
+    if typing.get_origin(expected) is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{name} must be a list, received {value!r}")
         return tuple(_typed(item, options[0], name) for item in value)
@@ -84,9 +80,9 @@ class ModelSettings:
         _one_of(self, "variant", "unimodal", "dual_v1", "dual_v2", "dual_v3")
         _one_of(self, "modality", "adc", "dwi")
         _one_of(self, "pooling", "average", "max")
-        _within(self, "dropout", 0, 1, open_end=True)
-        _within(self, "norm_momentum", 0, 1, open_end=True)
-        _at_least(self, "bottleneck", 1)
+        _within(self, "dropout", 0, 1)
+        _within(self, "norm_momentum", 0, 1)
+        _within(self, "bottleneck", 1)
         if not self.filters or min(self.filters) < 1:
             raise ValueError(f"filters must be positive numbers, received {self.filters}")
         stride = 2 ** (len(self.filters) - 1)
@@ -123,9 +119,9 @@ class LossSettings:
 
     def __post_init__(self):
         _one_of(self, "alpha_reading", "uniform", "balanced")
-        _within(self, "alpha", 0, 1)
+        _within(self, "alpha", 0, 1, "[]")
         for name in ("gamma", "lesion_weight", "background_weight"):
-            _at_least(self, name, 0)
+            _within(self, name, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +134,7 @@ class OptimiserSettings:
         weight_decay: Decoupled decay (paper: 1e-5).
         decay_scaled_by_lr: The decay is multiplied by the learning rate, as in Keras (code: it
             is not, as in TensorFlow Addons).
+        epsilon: Keeps the division by the second moment finite (Keras: 1e-7).
         clipnorm: Largest norm of each weight tensor's gradient; None for no limit (code: 1).
         ema_momentum: Momentum of a running average of the weights, which is what is validated
             and kept; None for none (code: 0.999).
@@ -147,18 +144,18 @@ class OptimiserSettings:
     warmup_share: float = 0.3
     weight_decay: float = 1e-5
     decay_scaled_by_lr: bool = True
+    epsilon: float = 1e-7
     clipnorm: float | None = None
     ema_momentum: float | None = None
 
     def __post_init__(self):
-        _within(self, "warmup_share", 0, 1, open_end=True)
-        _at_least(self, "weight_decay", 0)
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0, received {self.learning_rate}")
-        if self.clipnorm is not None and self.clipnorm <= 0:
-            raise ValueError(f"clipnorm must be above 0 or null, received {self.clipnorm}")
+        _within(self, "learning_rate", 0, ends="()")
+        _within(self, "warmup_share", 0, 1)
+        _within(self, "weight_decay", 0)
+        if self.clipnorm is not None:
+            _within(self, "clipnorm", 0, ends="()")
         if self.ema_momentum is not None:
-            _within(self, "ema_momentum", 0, 1, open_end=True)
+            _within(self, "ema_momentum", 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,12 +185,17 @@ class AugmentationSettings:
     optical_distortion: float = 0.5
 
     def __post_init__(self):
-        _within(self, "probability", 0, 1)
-        for name in ("rotation_degrees", "brightness", "contrast", "grid_distortion"):
-            _at_least(self, name, 0)
-        _at_least(self, "optical_distortion", 0)
-        if self.elastic is not None and len(self.elastic) != 2:
-            raise ValueError(f"elastic must be (alpha, sigma), received {self.elastic}")
+        for name in ("probability", "brightness", "contrast", "grid_distortion"):
+            _within(self, name, 0, 1, "[]")
+        for name in ("rotation_degrees", "optical_distortion"):
+            _within(self, name, 0)
+        if self.elastic is not None and not (
+            len(self.elastic) == 2 and self.elastic[0] >= 0 and self.elastic[1] >= 1
+        ):
+            raise ValueError(
+                "elastic must be (alpha, sigma) with alpha from 0 and sigma from 1, "
+                f"received {self.elastic}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,11 +220,11 @@ class TrainingSettings:
     threshold: float = 0.5
 
     def __post_init__(self):
-        _at_least(self, "epochs", 1)
-        _at_least(self, "batch_size", 1)
-        _at_least(self, "seed", 0)
+        _within(self, "epochs", 1)
+        _within(self, "batch_size", 1)
+        _within(self, "seed", 0)
         _one_of(self, "precision", "float32", "bfloat16", "float16")
-        _within(self, "threshold", 0, 1)
+        _within(self, "threshold", 0, 1, "()")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +237,7 @@ class Config:
     augmentation: AugmentationSettings = AugmentationSettings()
     training: TrainingSettings = TrainingSettings()
 
-    def replace(self, **changes: Mapping) -> "Config":
+    def replace(self, /, **changes: Mapping) -> "Config":
         """A copy with some fields of some sections changed: `replace(training={"epochs": 3})`.
 
         Raises:

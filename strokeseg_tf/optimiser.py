@@ -17,9 +17,9 @@ class FlatAdamW(keras.optimizers.Optimizer):
 
     With g the gradient, m and v its running first and second moments, t the step:
 
-        theta <- theta - s theta - lr * m_hat / (sqrt(v_hat) + epsilon)
+        theta <- theta - s theta - lr c m / (sqrt(v) + epsilon)
 
-    where s = weight_decay * lr, or weight_decay alone if `decay_scaled_by_lr` is false (the
+    where c = sqrt(1 - beta_2^t) / (1 - beta_1^t) corrects the moments' bias, as in Keras, and s = weight_decay * lr, or weight_decay alone if `decay_scaled_by_lr` is false (the
     convention of TensorFlow Addons, which the authors' code used).
 
     Args:
@@ -64,9 +64,18 @@ class FlatAdamW(keras.optimizers.Optimizer):
             self._average.assign(_flatten(variables))
 
     def apply(self, grads, trainable_variables=None):
-        """One step; a missing gradient (None) counts as zero."""
+        """One step; a missing gradient (None) counts as zero.
+
+        Raises:
+            ValueError: These are not the weights, in their order, of the first step.
+        """
         variables = list(trainable_variables or self._trainable_variables)
         self.build(variables)
+        if list(map(id, variables)) != list(map(id, self._trainable_variables)):
+            raise ValueError(
+                f"the optimiser was built for other weights: {len(self._trainable_variables)} "
+                f"tensors then, {len(variables)} now; make a new one where layers are frozen"
+            )
         grads = [
             ops.zeros(v.shape) if g is None else g for g, v in zip(grads, variables, strict=True)
         ]
@@ -122,7 +131,9 @@ def _unflatten(vector, like):
     ends = [0]
     for tensor in like:
         ends.append(ends[-1] + math.prod(tensor.shape))
-    parts = ops.split(ops.convert_to_tensor(vector), ends[1:-1])
+    vector = ops.convert_to_tensor(vector)
+    # Keras cannot split at no place.
+    parts = ops.split(vector, ends[1:-1]) if len(like) > 1 else [vector]
     return [ops.reshape(part, t.shape) for part, t in zip(parts, like, strict=True)]
 
 
@@ -149,6 +160,7 @@ def build_optimiser(settings, total_steps):
         build_schedule(settings.learning_rate, total_steps, settings.warmup_share),
         weight_decay=settings.weight_decay,
         decay_scaled_by_lr=settings.decay_scaled_by_lr,
+        epsilon=settings.epsilon,
         clipnorm=settings.clipnorm,
         ema_momentum=settings.ema_momentum,
     )

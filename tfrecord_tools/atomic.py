@@ -41,9 +41,9 @@ def new_folder(out: str | Path, overwrite: bool = False, *, marker: str) -> Iter
 
     What stood at `out` is replaced only in the last moment. See `check_free` for the arguments.
     """
-    out = check_free(out, overwrite, marker=marker)
+    out = Path(os.path.abspath(check_free(out, overwrite, marker=marker)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    partial = _beside(out, ".partial")
     try:
         partial.chmod(0o777 & ~_umask())
         yield partial
@@ -57,17 +57,33 @@ def _replace(partial: Path, out: Path) -> None:
     if not out.exists():
         os.replace(partial, out)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
-    os.replace(out, old / out.name)
-    os.replace(partial, out)
-    shutil.rmtree(old, ignore_errors=True)
+    old = _beside(out, ".old")
+    try:
+        os.replace(out, old / "old")
+        os.replace(partial, out)
+    except BaseException:
+        if not out.exists():
+            os.replace(old / "old", out)
+        raise
+    finally:
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    """A new folder next to `out`, so that renaming it is one step."""
+    return Path(tempfile.mkdtemp(prefix=f".{out.name[:40]}.", suffix=suffix, dir=out.parent))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file beside its place, then rename it into it."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _umask() -> int:

@@ -27,7 +27,7 @@ from tfrecord_tools.splits import (
     read_split_file,
     split_studies,
 )
-from tfrecord_tools.study import ADC_UNITS, Study, read_study
+from tfrecord_tools.study import Study, check_adc_unit, read_study
 from tfrecord_tools.study_files import MODALITIES, StudyFiles
 
 
@@ -78,10 +78,9 @@ def convert(
     Raises:
         InputError: Nothing to convert, bad studies, or impossible splits.
     """
-    if shard_mb <= 0 or jobs < 1:
+    if not shard_mb > 0 or jobs < 1:
         raise InputError(f"shard size and jobs must be positive, received {shard_mb} and {jobs}")
-    if adc_unit not in ("auto", *ADC_UNITS):
-        raise InputError(f"unknown ADC unit {adc_unit!r}; use auto, {', '.join(ADC_UNITS)}")
+    check_adc_unit(adc_unit)
     with new_folder(out, overwrite, marker=MANIFEST) as folder:
         scanned, bad = _scan(find_studies(source, layout))
         splits = _assign(scanned, shares, split_file, seed)
@@ -214,13 +213,16 @@ def _read_ahead(
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
         waiting = deque()
-        for files in studies:
-            waiting.append((files, pool.submit(_read, files, adc_unit)))
-            if len(waiting) > 2 * jobs:
-                first, future = waiting.popleft()
+        try:
+            for files in studies:
+                waiting.append((files, pool.submit(_read, files, adc_unit)))
+                if len(waiting) > 2 * jobs:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for first, future in waiting:
                 yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read(files: StudyFiles, adc_unit: str) -> Study | str:

@@ -11,7 +11,9 @@ from tfrecord_tools.table import read_table
 
 
 def _first(folder: Path, *patterns: str) -> Path | None:
-    return next((p for pattern in patterns for p in sorted(folder.glob(pattern))), None)
+    """The first file that matches; hidden ones, such as macOS's `._*`, are no images."""
+    matches = (p for pattern in patterns for p in sorted(folder.glob(pattern)))
+    return next((p for p in matches if not p.name.startswith(".") and p.is_file()), None)
 
 
 def _found(**paths: Path | None) -> dict[str, Path]:
@@ -40,7 +42,7 @@ def find_isles22(source: Path) -> list[StudyFiles]:
 def find_foscal(source: Path) -> list[StudyFiles]:
     """The paper's own: a folder a study, masks by rater, each modality with its own mask."""
     studies = []
-    for folder in sorted(p for p in source.iterdir() if p.is_dir()):
+    for folder in sorted(p for p in source.glob("[!.]*") if p.is_dir()):
         images = _found(adc=_first(folder, "*ADC*/ADC.nii*"), dwi=_first(folder, "*DWI*/DWI.nii*"))
         if not images:
             continue

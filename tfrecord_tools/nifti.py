@@ -1,19 +1,22 @@
 """NIfTI files: read with care, written on the grid of the image they belong to."""
 
 import gzip
-import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid
 
 #: A header that declares more voxels than this is refused before any is read.
-MAX_VOXELS = 2**29
+MAX_VOXELS = 2**27
+
+#: No gzip file grows by more than this factor: what declares more is damaged.
+MAX_INFLATION = 1100
+
+#: Bytes that may follow the voxels of a compressed file.
+MAX_TRAILING_BYTES = 1 << 20
 
 #: Header fields that place an image in space; nothing else of a source's header is copied, since
 #: the free-text ones may name a patient.
@@ -27,37 +30,67 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
     """Read a 3-D image as float32 in file order; trailing axes of length 1 are dropped.
 
     Raises:
-        InputError: The file is missing, damaged, not an image, too large, or not 3-D.
+        InputError: The file is missing, damaged, not NIfTI, too large, or not 3-D.
     """
+    path = Path(path)
     try:
         image = nibabel.load(path)
-        shape = image.shape
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) != 3 or 0 in shape:
-            raise InputError(
-                f"{path} is {len(image.shape)}-D with shape {image.shape}, not one 3-D volume; "
-                "extract the volume that is wanted (b = 1000 for DWI) into a file of its own"
-            )
-        if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
-            raise InputError(f"{path} declares {shape} voxels, too many to be a study; check it")
-        # Scaled in float64 and rounded once, so the result is the float32 nearest the source.
-        volume = np.asanyarray(image.dataobj).reshape(shape).astype(np.float32)
+        shape = _volume_shape(image, path)
+        voxels = _read_voxels(image, path).reshape(shape)
         affine = np.asarray(image.affine, np.float64)
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise InputError(_unreadable(path, error)) from error
-    except (ValueError, TypeError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(_unreadable(path, error)) from error
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} does not exist; check the path (in a table it is relative to the table)"
+        ) from error
+    except Exception as error:  # nibabel raises many kinds over a damaged file.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path} cannot be read ({reason[:120]}); restore or convert the file again"
+        ) from error
+    if voxels.dtype.kind not in "iuf":
+        raise InputError(f"{path} holds {voxels.dtype} voxels, not numbers; convert it to scalars")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{path} has an affine that places no voxel; repair its header")
-    return volume, Grid(shape, affine)
+    with np.errstate(over="ignore"):  # Beyond float32: infinite, which is refused as such.
+        return voxels.astype(np.float32), Grid(shape, affine)
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{path} cannot be read ({reason[:120]}); restore or convert the file again"
+def _volume_shape(image, path: Path) -> tuple[int, int, int]:
+    """The shape without trailing axes of length 1, where it is that of a plausible volume."""
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise InputError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz")
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(
+            f"{path} is {len(image.shape)}-D with shape {image.shape}, not one 3-D volume; "
+            "extract the volume that is wanted (b = 1000 for DWI) into a file of its own"
+        )
+    if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
+        raise InputError(f"{path} declares {shape} voxels, too many to be a study; check it")
+    return shape
+
+
+def _read_voxels(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
+    """Voxels scaled in float64, so that rounding once gives the float32 nearest the source.
+
+    Compressed files are read to their end, which checks their CRC: nibabel alone would stop
+    after the last voxel and let a flipped bit pass.
+    """
+    if path.suffix.lower() != ".gz":
+        return np.asanyarray(image.dataobj)
+    stored = image.dataobj
+    size = stored.offset + int(np.prod(stored.shape, dtype=np.int64)) * stored.dtype.itemsize
+    if size > MAX_INFLATION * path.stat().st_size:
+        raise EOFError(f"its header declares {size} bytes, more than it can hold")
+    with gzip.open(path) as file:
+        content = file.read(size + MAX_TRAILING_BYTES)
+        if file.read(1):
+            raise ValueError(f"it holds far more than the {size} bytes that its header declares")
+    return np.asanyarray(type(image).from_bytes(content).dataobj)
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, Grid]:

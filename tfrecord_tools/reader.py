@@ -7,7 +7,7 @@ from pathlib import Path
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.records import from_records
 from tfrecord_tools.schema import parse
-from tfrecord_tools.shards import DatasetInfo, read_dataset_info, read_records
+from tfrecord_tools.shards import REMEDY, DatasetInfo, read_dataset_info, read_records
 from tfrecord_tools.study import Study
 
 
@@ -43,9 +43,14 @@ def read_slice_pairs(folder: str | Path, split: str):
     import tensorflow as tf
 
     folder = Path(folder)
-    paths = shards_of(folder, read_dataset_info(folder), split)
+    info = read_dataset_info(folder)
+    paths = shards_of(folder, info, split)
     records = tf.data.TFRecordDataset([str(path) for path in paths], buffer_size=8 << 20)
-    return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # A shard cut off between two records passes every CRC; the count tells.
+    count = sum(info.shards[path.name]["records"] for path in paths)
+    return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).apply(
+        tf.data.experimental.assert_cardinality(count)
+    )
 
 
 def read_studies(folder: str | Path, split: str | None = None) -> Iterator[Study]:
@@ -58,8 +63,9 @@ def read_studies(folder: str | Path, split: str | None = None) -> Iterator[Study
     info = read_dataset_info(folder)
     for name in info.splits if split is None else [split]:
         for path in shards_of(folder, info, name):
-            for study, records in itertools.groupby(read_records(path), lambda r: r["study"]):
-                records = list(records)
-                if len(records) != records[0]["slice_count"]:
-                    raise InputError(f"{path} lacks slices of study {study}; convert again")
-                yield from_records(records)
+            records = read_records(path, info.shards[path.name]["records"])
+            for study, slices in itertools.groupby(records, lambda r: r["study"]):
+                slices = list(slices)
+                if [s["slice_index"] for s in slices] != list(range(slices[0]["slice_count"])):
+                    raise InputError(f"{path} lacks slices of study {study}; {REMEDY}")
+                yield from_records(slices)

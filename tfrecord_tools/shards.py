@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +18,17 @@ from tfrecord_tools.study import Study
 
 MANIFEST = "dataset_info.json"
 
+REMEDY = "restore the file or convert the studies again"
+
 
 def shard_name(split: str, index: int, count: int) -> str:
-    """`train-00000-of-00008.tfrecord`."""
+    """`train-00000-of-00008.tfrecord`.
+
+    Raises:
+        InputError: The split's name cannot be part of a file name.
+    """
+    if not re.fullmatch(r"[\w-]{1,64}", split):
+        raise InputError(f"split {split!r} needs another name: letters, digits, - and _ only")
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
@@ -80,16 +90,35 @@ def read_dataset_info(folder: str | Path) -> DatasetInfo:
         )
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        content.pop("counts")
+        version = content["schema_version"]
+        counts = content.pop("counts")
         info = DatasetInfo(**content)
-    except (ValueError, KeyError, TypeError) as error:
+        whole = version != SCHEMA_VERSION or (info.counts == counts and _is_complete(info))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{manifest} is damaged ({error}); convert the studies again") from error
-    if info.schema_version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise InputError(
-            f"{folder} has schema version {info.schema_version}, this software reads "
-            f"{SCHEMA_VERSION}; convert the studies again"
+            f"{folder} has schema version {version}, this software reads {SCHEMA_VERSION}; "
+            "convert the studies again"
+        )
+    if not whole:
+        raise InputError(
+            f"{manifest} is damaged (what it says does not fit together); convert the studies again"
         )
     return info
+
+
+def _is_complete(info: DatasetInfo) -> bool:
+    """Whether every study has a split and every shard is described and lies in the folder."""
+    listed = sorted(name for names in info.splits.values() for name in names)
+    facts = {"patient", "modalities", "masks"}
+    described = {"split", "records", "bytes", "sha256"}
+    return (
+        sorted(set(listed)) == sorted(info.studies)
+        and all(facts <= set(study) for study in info.studies.values())
+        and all(described <= set(shard) for shard in info.shards.values())
+        and all(Path(name).name == name for name in info.shards)
+    )
 
 
 class ShardWriter:
@@ -104,13 +133,15 @@ class ShardWriter:
 
     def write(self, study: Study) -> None:
         """Append the slice pairs of a study."""
-        for record in to_records(study):
-            self._writer.write(encode(record))
-            self.records += 1
+        with naming_damage(self._path, "written"):
+            for record in to_records(study):
+                self._writer.write(encode(record))
+                self.records += 1
 
     def close(self) -> dict:
         """Close the file; its number of records, size and checksum."""
-        self._writer.close()
+        with naming_damage(self._path, "written"):
+            self._writer.close()
         return {
             "records": self.records,
             "bytes": self._path.stat().st_size,
@@ -127,65 +158,99 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_records(path: Path) -> Iterator[dict]:
+def read_records(path: Path, count: int) -> Iterator[dict]:
     """Decode the records of one shard in order; TensorFlow checks each record's CRC.
+
+    Args:
+        path: The shard.
+        count: How many records it must hold, by the manifest.
 
     Raises:
         InputError: The shard is missing or damaged.
     """
     import tensorflow as tf
 
-    with naming_damage(path):
+    found = 0
+    with naming_damage(path, "read"):
         for serialised in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            yield decode(serialised)
+            found += 1
+            yield _decode(serialised, path)
+    if found != count:
+        raise InputError(f"{path} is damaged ({found} records instead of {count}); {REMEDY}")
+
+
+def _decode(serialised: bytes, path: Path) -> dict:
+    """A record whose bytes are whole, though another program may have written them."""
+    try:
+        return decode(serialised)
+    except Exception as error:
+        raise InputError(f"{path} holds a record that is no slice pair; {REMEDY}") from error
 
 
 @contextlib.contextmanager
-def naming_damage(path: Path) -> Iterator[None]:
-    """Turn TensorFlow's errors about a file into one that names it."""
+def naming_damage(path: Path, action: str) -> Iterator[None]:
+    """Turn TensorFlow's errors about a file that is `action` ("read") into one that names it."""
     import tensorflow as tf
 
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise InputError(
-            f"{path} is damaged (a record fails its CRC check); restore the file or convert the "
-            "studies again"
-        ) from error
+    except tf.errors.DataLossError as error:
+        raise InputError(f"{path} is damaged (a record fails its CRC check); {REMEDY}") from error
     except tf.errors.NotFoundError as error:
-        raise InputError(f"{path} is missing; restore it or convert the studies again") from error
+        raise InputError(f"{path} is missing; {REMEDY}") from error
+    except tf.errors.OpError as error:
+        reason = " ".join(error.message.split())[:120]
+        raise InputError(
+            f"{path} cannot be {action} ({reason}); check its rights and the disk"
+        ) from error
 
 
 def check_shards(folder: str | Path) -> DatasetInfo:
     """Check every shard against the manifest, every record's CRC, and the splits for leaks.
 
     Raises:
-        InputError: The first thing found wrong, with the shard's or patient's name.
+        InputError: The first thing found wrong, with the shard's, study's or patient's name.
     """
     folder = Path(folder)
     info = read_dataset_info(folder)
     splits = {}
     for split, names in info.splits.items():
         for name in names:
-            if splits.setdefault(name, split) != split:
-                raise InputError(f"study {name} stands in two splits of {folder}; convert again")
+            if name in splits:
+                raise InputError(
+                    f"study {name} stands in the splits {splits[name]} and {split} of {folder}; "
+                    "convert the studies again"
+                )
+            splits[name] = split
     check_no_leak(splits, {n: s["patient"] for n, s in info.studies.items()}, str(folder))
-    for name, expected in info.shards.items():
-        _check_shard(folder / name, expected, splits)
+    found = Counter()
+    for name, shard in info.shards.items():
+        found += _check_shard(folder / name, shard, info, splits)
+    for name, study in info.studies.items():
+        if found[name] != study["slices"]:
+            raise InputError(
+                f"{folder} holds {found[name]} of the {study['slices']} slices of study {name}; "
+                f"{REMEDY}"
+            )
     return info
 
 
-def _check_shard(path: Path, expected: Mapping, splits: Mapping[str, str]) -> None:
-    records = 0
-    for record in read_records(path):
-        records += 1
-        if splits.get(record["study"]) != expected["split"]:
+def _check_shard(path: Path, shard: Mapping, info: DatasetInfo, splits: Mapping) -> Counter:
+    """Slices by study, after holding every record against the manifest."""
+    found = Counter()
+    for record in read_records(path, shard["records"]):
+        name = record["study"]
+        found[name] += 1
+        if splits.get(name) != shard["split"]:
             raise InputError(
-                f"{path} holds study {record['study']}, which the manifest does not put into the "
-                f"split {expected['split']}; convert the studies again"
+                f"{path} holds study {name}, which {MANIFEST} does not put into the split "
+                f"{shard['split']}; {REMEDY}"
             )
-    if records != expected["records"] or sha256_of(path) != expected["sha256"]:
-        raise InputError(
-            f"{path} is damaged (it differs from its checksum in {MANIFEST}); restore the file or "
-            "convert the studies again"
-        )
+        if record["patient"] != info.studies[name]["patient"]:
+            raise InputError(
+                f"{path} says that study {name} is of patient {record['patient']}, {MANIFEST} "
+                f"says {info.studies[name]['patient']}; {REMEDY}"
+            )
+    if sha256_of(path) != shard["sha256"]:
+        raise InputError(f"{path} is damaged (it differs from its checksum); {REMEDY}")
+    return found

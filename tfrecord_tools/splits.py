@@ -107,13 +107,23 @@ def read_split_file(path: str | Path, items: Sequence[SplitItem]) -> dict[str, s
     """Read a CSV with the columns `study, split`; every study must be named.
 
     Raises:
-        InputError: A study is missing or unknown, or a patient would stand in two splits.
+        InputError: The file is no such table, a study has no split or two, or a patient would
+            stand in two splits.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a UTF-8 CSV table ({error})") from error
     if not rows or not {"study", "split"} <= set(rows[0]):
         raise InputError(f"{path} needs the columns study, split and a row a study")
-    assigned = {row["study"].strip(): row["split"].strip() for row in rows}
+    assigned: dict[str, str] = {}
+    for row in rows:
+        study, split = ((row[column] or "").strip() for column in ("study", "split"))
+        if split and assigned.setdefault(study, split) != split:
+            raise InputError(
+                f"{path} puts study {study} into {assigned[study]} and {split}; keep one row"
+            )
     missing = sorted({item.study for item in items} - set(assigned))
     if missing:
         raise InputError(f"{path} names no split for {', '.join(missing[:5])}; add the rows")

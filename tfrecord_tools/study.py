@@ -52,16 +52,27 @@ class Study:
         return image * np.float32(self.adc_scale) if modality == "adc" else image
 
 
+def check_adc_unit(unit: str) -> None:
+    """Refuse what is neither "auto" nor a key of `ADC_UNITS`.
+
+    Raises:
+        InputError: It names the known units.
+    """
+    if unit not in ("auto", *ADC_UNITS):
+        raise InputError(f"unknown ADC unit {unit!r}; use auto, {', '.join(ADC_UNITS)}")
+
+
 def read_study(files: StudyFiles, adc_unit: str = "auto") -> Study:
     """Read one study: images, masks, one grid, one unit.
 
     Args:
         files: Where its images and masks are.
-        adc_unit: A key of `ADC_UNITS`, or "auto" to infer it from the brain's median.
+        adc_unit: See `check_adc_unit`; "auto" infers it from the brain's median.
 
     Raises:
         InputError: A file cannot be read, or what it holds cannot be trusted.
     """
+    check_adc_unit(adc_unit)
     volumes, grids = {}, {}
     for modality, path in files.images.items():
         volumes[modality], grids[modality] = read_volume(path)
@@ -72,6 +83,11 @@ def read_study(files: StudyFiles, adc_unit: str = "auto") -> Study:
     if "adc" in grids and not grids["adc"].agrees(grid):
         adc_grid = grids["adc"]
         volumes["adc"] = resample(volumes["adc"], adc_grid, grid, order=1)
+        if not volumes["adc"].any():
+            raise InputError(
+                f"{files.images['adc']} shows nothing where {files.images['dwi']} lies; "
+                "check that both are of one study and that their headers are right"
+            )
     scale = 1.0
     if "adc" in volumes:
         scale = _adc_scale(volumes["adc"], volumes.get("dwi"), adc_unit, files.images["adc"])

@@ -33,6 +33,9 @@ class StudyFiles:
     def __post_init__(self):
         if not self.study:
             raise InputError("a study has no id; fill in the column 'study'")
+        for name in (self.study, self.patient, *(rater for rater, _ in self.masks)):
+            if not name.isprintable():
+                raise InputError(f"{name!a} holds unprintable characters; rename the study")
         if not self.images:
             raise InputError(f"study {self.study} has neither an ADC nor a DWI image; add one")
         if self.group not in ("", *GROUPS):

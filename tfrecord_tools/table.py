@@ -15,31 +15,43 @@ TABLE = "studies.csv"
 def read_table(path: Path) -> list[StudyFiles]:
     """Read the CSV table `study, adc, dwi, mask_MODALITY_RATER, ..., group, split, patient`.
 
-    Paths are relative to the table; only `study` and one image are required.
+    Paths are relative to the table; only `study` and one image are required. Whether the files
+    exist is not looked at here: reading a study says that, so that one bad row spoils no other.
+
+    Raises:
+        InputError: The file is no table, or a row cannot be understood; it names the row.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            rows = [(n, _stripped(row)) for n, row in enumerate(csv.DictReader(file), 2)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV table ({error}); save it as UTF-8 CSV") from error
-    if not rows or "study" not in rows[0]:
-        raise InputError(f"{path} has no column 'study' or no row; see the README for the columns")
-    return [_table_row(row, path) for row in rows]
+    if not rows or "study" not in rows[0][1]:
+        raise InputError(
+            f"{path} has no column 'study' or no row; a table has the columns "
+            "study, adc, dwi, mask_adc_r1, ..., separated by commas"
+        )
+    studies = []
+    for number, row in rows:
+        try:
+            if any(row.values()):
+                studies.append(_table_row(row, path.parent))
+        except InputError as error:
+            raise InputError(f"{path}, row {number}: {error}") from error
+    return studies
 
 
-def _table_row(row: dict, table: Path) -> StudyFiles:
-    row = {key: (value or "").strip() for key, value in row.items() if key}
+def _stripped(row: dict) -> dict[str, str]:
+    """A row without the blanks around its names and values; a short row ends in ""."""
+    return {key.strip(): (value or "").strip() for key, value in row.items() if key}
+
+
+def _table_row(row: dict[str, str], home: Path) -> StudyFiles:
     files = {
-        column: table.parent / value
+        column: home / value
         for column, value in row.items()
         if value and (column in MODALITIES or column.startswith("mask_"))
     }
-    for column, file in files.items():
-        if not file.is_file():
-            raise InputError(
-                f"{file} does not exist (study {row['study']}, column {column} of {table}); "
-                "paths are relative to the table"
-            )
     masks = {}
     for column, file in files.items():
         if column.startswith("mask_"):
@@ -47,8 +59,7 @@ def _table_row(row: dict, table: Path) -> StudyFiles:
             modality, _, rater = rest.partition("_")
             if modality not in MODALITIES or not rater:
                 raise InputError(
-                    f"unknown column {column!r} in {table}; masks are mask_MODALITY_RATER, "
-                    "such as mask_adc_r1"
+                    f"unknown column {column!r}; masks are mask_MODALITY_RATER, such as mask_adc_r1"
                 )
             masks[rater.lower(), modality] = file
     return StudyFiles(

@@ -32,6 +32,16 @@ def add_arguments(parser):
     """Declare the arguments."""
     parser.add_argument("shards", metavar="SHARDS", help="shards folder")
     parser.add_argument("--run", metavar="RUN", required=True, dest="folder", help="run folder")
+    add_config_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is there")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print settings, size and steps; train nothing"
+    )
+
+
+def add_config_arguments(parser):
+    """Declare what decides the configuration: preset, file, single settings."""
     parser.add_argument(
         "--preset",
         default="paper",
@@ -42,11 +52,6 @@ def add_arguments(parser):
     )
     for option, (_, _, kind, text) in FIELDS.items():
         parser.add_argument(f"--{option}", type=kind, help=text)
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that is there")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print settings, size and steps; train nothing"
-    )
 
 
 def run(arguments):

@@ -1,0 +1,128 @@
+"""The exported SavedModel: raw studies in, what `predict` gives out, by TensorFlow alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from strokeseg_tf.config import SMALL
+from strokeseg_tf.loading import SavedModelPredictor, load_predictor
+from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.runs import Run
+from strokeseg_tf.serving.export import export
+from tfrecord_tools.errors import InputError
+from tfrecord_tools.reader import read_studies
+
+
+def make_run(folder, **model):
+    """A run folder with untrained weights: what is exported does not matter here."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    config = SMALL.replace(model={"filters": [2, 3, 4], "bottleneck": 4, "image_size": 32} | model)
+    run = Run(folder)
+    folder.mkdir(parents=True)
+    run.write_config(config)
+    build_model(config.model).save(run.model_file)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def served(run, tmp_path_factory):
+    return export(run.folder, tmp_path_factory.mktemp("served") / "strokeseg")
+
+
+def test_served_probabilities_equal_those_of_predict(run, served, shards):
+    predictor, signature = load_predictor(run.folder), load_predictor(served)
+    for study in read_studies(shards, "test"):
+        here, there = predictor.predict(study.images), signature.predict(study.images)
+        for modality in here:
+            np.testing.assert_allclose(here[modality], there[modality], atol=1e-5)
+            assert there[modality].shape == study.images[modality].shape
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 50), (8, 32, 32), (17, 40, 33)])
+def test_any_number_of_slices_of_any_size_is_answered_on_its_own_grid(served, shape):
+    study = {m: np.random.default_rng(0).random(shape, np.float32) for m in ("adc", "dwi")}
+    for probability in load_predictor(served).predict(study).values():
+        assert probability.shape == shape
+        assert probability.min() >= 0 and probability.max() <= 1
+
+
+def test_it_loads_and_answers_without_this_package(served):
+    program = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("strokeseg_tf", "tfrecord_tools", "tuning"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+study = {m: tf.random.uniform((3, 20, 30)) for m in ("adc", "dwi")}
+answer = model.signatures["serving_default"](**study)
+print(sorted((name, tuple(value.shape)) for name, value in answer.items()))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(served)], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == (
+        "[('adc_probability', (3, 20, 30)), ('dwi_probability', (3, 20, 30))]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("adc", "dwi", "says"),
+    [
+        (np.zeros((3, 8, 8)), np.zeros((3, 8, 9)), "one shape"),
+        (np.full((3, 8, 8), np.nan), np.zeros((3, 8, 8)), "NaN"),
+        (np.zeros((0, 8, 8)), np.zeros((0, 8, 8)), "at least one slice"),
+    ],
+)
+def test_bad_requests_are_refused_from_inside_the_graph(served, adc, dwi, says):
+    signature = tf.saved_model.load(str(served)).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=says):
+        signature(adc=tf.constant(adc, tf.float32), dwi=tf.constant(dwi, tf.float32))
+
+
+def test_versions_count_up_and_the_highest_is_loaded(run, tmp_path):
+    assert export(run.folder, tmp_path / "m", version=3).name == "3"
+    assert export(run.folder, tmp_path / "m").name == "4"
+    with pytest.raises(InputError, match="exists"):
+        export(run.folder, tmp_path / "m", version=4)
+    assert isinstance(load_predictor(tmp_path / "m"), SavedModelPredictor)
+
+
+def test_a_unimodal_export_takes_its_one_modality(tmp_path):
+    run = make_run(tmp_path / "run", variant="unimodal", modality="dwi")
+    predictor = load_predictor(export(run.folder, tmp_path / "served"))
+    assert predictor.modalities == ("dwi",)
+    answer = predictor.predict({"dwi": np.ones((2, 8, 8), np.float32)})
+    assert list(answer) == ["dwi"]
+
+
+def test_a_model_file_with_custom_code_is_refused(tmp_path):
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x + 1)])
+    model.save(tmp_path / "evil.keras")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_predictor(tmp_path / "evil.keras")
+
+
+@pytest.mark.parametrize("content", ["nothing", "empty folder", "garbage"])
+def test_what_is_no_model_is_said_so(tmp_path, content):
+    path = tmp_path / "model.keras"
+    if content == "empty folder":
+        path.mkdir()
+    if content == "garbage":
+        path.write_bytes(b"garbage" * 100)
+    with pytest.raises(InputError, match="model.keras"):
+        load_predictor(path)

@@ -1,0 +1,220 @@
+"""A shards folder tells whether it is whole."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrecord_tools.errors import InputError
+from tfrecord_tools.reader import read_studies
+from tfrecord_tools.shards import MANIFEST, check_shards, read_dataset_info, shard_name
+
+TRAIN = "train-00000-of-00001.tfrecord"
+
+
+@pytest.fixture
+def copy(shards, tmp_path):
+    """Shards that a test may damage."""
+    return shutil.copytree(shards, tmp_path / "copy")
+
+
+def rewrite_manifest(folder, change):
+    content = json.loads((folder / MANIFEST).read_text())
+    change(content)
+    (folder / MANIFEST).write_text(json.dumps(content))
+
+
+def refusal(folder, read=check_shards):
+    with pytest.raises(InputError) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def read_all(folder):
+    return list(read_studies(folder))
+
+
+def test_whole_shards_pass(shards):
+    info = check_shards(shards)
+    assert info.counts["train"]["studies"] == 4
+    assert sum(count["slice_pairs"] for count in info.counts.values()) == sum(
+        shard["records"] for shard in info.shards.values()
+    )
+    assert {path.name for path in shards.iterdir()} == {MANIFEST, *info.shards}
+
+
+def test_the_manifest_is_read_as_it_was_written(shards, tmp_path):
+    info = read_dataset_info(shards)
+    info.write(tmp_path)
+    assert read_dataset_info(tmp_path) == info
+    assert (tmp_path / MANIFEST).read_bytes() == (shards / MANIFEST).read_bytes()
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(copy):
+    content = (copy / TRAIN).read_bytes()
+    rng = np.random.default_rng(0)
+    for position in (0, 8, len(content) - 1, *rng.integers(0, len(content), 50)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << rng.integers(8)
+        (copy / TRAIN).write_bytes(damaged)
+        assert f"{TRAIN} is damaged" in refusal(copy)
+
+
+@pytest.mark.parametrize("read", [check_shards, read_all])
+def test_a_truncated_shard_is_found(copy, read):
+    content = (copy / TRAIN).read_bytes()
+    for length in (0, 11, len(content) // 2, len(content) - 1):
+        (copy / TRAIN).write_bytes(content[:length])
+        assert f"{TRAIN} is damaged" in refusal(copy, read)
+
+
+@pytest.mark.parametrize("read", [check_shards, read_all])
+def test_a_shard_that_lost_its_last_study_is_found(copy, read):
+    """Cut between two records, so that every CRC holds."""
+    slices = read_dataset_info(copy).studies[read_dataset_info(copy).splits["train"][-1]]["slices"]
+    records = list(tf.data.TFRecordDataset(str(copy / TRAIN)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(copy / TRAIN)) as writer:
+        for record in records[:-slices]:
+            writer.write(record)
+    assert f"{TRAIN} is damaged" in refusal(copy, read)
+
+
+@pytest.mark.parametrize("read", [check_shards, read_all])
+def test_records_of_another_program_are_refused(copy, read):
+    with tf.io.TFRecordWriter(str(copy / TRAIN)) as writer:
+        writer.write(b"\x0a\x00")
+    assert f"{TRAIN} holds a record that is no slice pair" in refusal(copy, read)
+
+
+@pytest.mark.parametrize("read", [check_shards, read_all])
+def test_a_missing_shard_is_named(copy, read):
+    (copy / TRAIN).unlink()
+    assert f"{TRAIN} is missing" in refusal(copy, read)
+
+
+@pytest.mark.parametrize("read", [check_shards, read_all, read_dataset_info])
+def test_a_folder_without_manifest_is_unfinished(copy, read):
+    (copy / MANIFEST).unlink()
+    assert "is unfinished" in refusal(copy, read)
+
+
+def test_no_folder_is_no_shards(tmp_path):
+    assert "is no shards folder" in refusal(tmp_path / "nowhere", read_dataset_info)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"schema_version": 1}', "\xff"])
+def test_a_manifest_that_is_none_is_refused(copy, content):
+    (copy / MANIFEST).write_text(content, encoding="latin-1")
+    assert f"{MANIFEST} is damaged" in refusal(copy)
+
+
+def test_shards_of_another_schema_are_refused(copy):
+    rewrite_manifest(copy, lambda content: content.update(schema_version=99))
+    assert "schema version 99, this software reads 1" in refusal(copy)
+
+
+def first(content):
+    return content["splits"]["train"][0]
+
+
+ALTERATIONS = {
+    "checksum": lambda c: c["shards"][TRAIN].update(sha256="0" * 64),
+    "records": lambda c: c["shards"][TRAIN].update(records=3),
+    "shard forgotten": lambda c: c["shards"].pop(TRAIN),
+    "shard elsewhere": lambda c: c["shards"].update({"../x": c["shards"][TRAIN]}),
+    "shard of another split": lambda c: c["shards"][TRAIN].update(split="test"),
+    "study forgotten": lambda c: c["studies"].pop(first(c)),
+    "study made up": lambda c: c["studies"].update(ghost=c["studies"][first(c)]),
+    "study without split": lambda c: c["splits"]["train"].pop(),
+    "study in another split": lambda c: c["splits"]["test"].append(c["splits"]["train"].pop()),
+    "slices": lambda c: c["studies"][first(c)].update(slices=99),
+    "patient": lambda c: c["studies"][first(c)].update(patient="another"),
+    "no patient": lambda c: c["studies"][first(c)].pop("patient"),
+    "counts": lambda c: c["counts"]["train"].update(studies=5),
+    "splits as a list": lambda c: c.update(splits=["train"]),
+    "unknown key": lambda c: c.update(surprise=1),
+}
+
+
+@pytest.mark.parametrize("change", ALTERATIONS.values(), ids=ALTERATIONS)
+def test_an_altered_manifest_is_found(copy, change):
+    rewrite_manifest(copy, change)
+    refusal(copy)
+
+
+def counted_anew(content):
+    """What a cunning hand would also alter."""
+    for split, names in content["splits"].items():
+        groups = [content["studies"][name]["group"] for name in names]
+        content["counts"][split] = {
+            "studies": len(names),
+            "slice_pairs": sum(content["studies"][name]["slices"] for name in names),
+            **{group: groups.count(group) for group in set(groups)},
+        }
+
+
+def test_a_patient_in_two_splits_is_found(copy):
+    def leak(content):
+        for split in ("train", "test"):
+            content["studies"][content["splits"][split][0]]["patient"] = "Nobody"
+
+    rewrite_manifest(copy, leak)
+    assert "patient Nobody stands in the splits train and test" in refusal(copy)
+
+
+def test_a_study_in_two_splits_is_found(copy):
+    def leak(content):
+        content["splits"]["test"].append(first(content))
+        counted_anew(content)
+
+    rewrite_manifest(copy, leak)
+    assert "stands in the splits train and test" in refusal(copy)
+
+
+def test_a_study_that_only_the_manifest_knows_is_found(copy):
+    def invent(content):
+        content["studies"]["ghost"] = content["studies"][first(content)] | {"patient": "ghost"}
+        content["splits"]["train"].append("ghost")
+        counted_anew(content)
+
+    rewrite_manifest(copy, invent)
+    assert "holds 0 of the" in refusal(copy)
+
+
+def test_a_shard_is_named_after_its_split():
+    assert shard_name("train", 3, 12) == "train-00003-of-00012.tfrecord"
+
+
+@pytest.mark.parametrize("split", ["", "../train", "a/b", "a b", ".", "x" * 65])
+def test_a_split_that_is_no_file_name_is_refused(split):
+    with pytest.raises(InputError, match="needs another name"):
+        shard_name(split, 0, 1)
+
+
+FILL_THE_DISK = """
+import resource, signal, sys
+from tfrecord_tools.conversion import convert
+from tfrecord_tools.errors import InputError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+    convert(sys.argv[1], sys.argv[2])
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of file sizes are POSIX's")
+def test_a_full_disk_is_said_and_leaves_nothing(cohort, tmp_path):
+    out = tmp_path / "shards"
+    result = subprocess.run(
+        [sys.executable, "-c", FILL_THE_DISK, cohort, out], capture_output=True, text=True
+    )
+    assert "tfrecord cannot be written" in result.stdout, result.stderr
+    assert not list(tmp_path.iterdir())

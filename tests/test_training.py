@@ -1,0 +1,150 @@
+"""Training: what a run folder holds, resuming, refusals."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from strokeseg_tf.config import SMALL
+from strokeseg_tf.runs import Run
+from strokeseg_tf.training import fit, mean_dice, read_history
+from strokeseg_tf.validation import validate
+from tfrecord_tools.errors import InputError
+
+TINY = SMALL.replace(
+    model={"filters": [2, 3, 4], "bottleneck": 4, "image_size": 32},
+    training={"epochs": 3, "batch_size": 8},
+)
+
+#: Half the graph to trace, where one head is enough.
+UNIMODAL = TINY.replace(
+    model={"variant": "unimodal", "modality": "dwi", "filters": [2, 3]},
+    training={"epochs": 1, "batch_size": 4},
+)
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    fit(shards, folder, TINY, verbose=0)
+    return Run(folder)
+
+
+def weights_of(run):
+    return keras.saving.load_model(run.model_file, compile=False).get_weights()
+
+
+def test_run_folder_holds_what_the_contract_names(run):
+    for path in (run.config_file, run.model_file, run.history_file, run.environment_file):
+        assert path.is_file()
+    assert any(run.logs.rglob("events.out.tfevents.*"))
+    assert run.read_config() == TINY
+
+
+def test_history_has_a_row_an_epoch_and_the_named_columns(run):
+    with open(run.history_file, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    named = [
+        "epoch",
+        "loss",
+        "val_loss",
+        "val_adc_dice",
+        "val_dwi_dice",
+        "learning_rate",
+        "seconds",
+    ]
+    assert list(rows[0])[: len(named)] == named
+
+
+def test_kept_weights_are_those_of_the_best_epoch(run, shards):
+    from strokeseg_tf.loading import load_predictor
+    from strokeseg_tf.losses import build_loss
+
+    best = max(read_history(run), key=mean_dice)
+    scores = validate(load_predictor(run.folder), build_loss(TINY.loss), shards, "validation", "r1")
+    for name, value in scores.items():
+        assert value == pytest.approx(best[name], abs=1e-5), name
+
+
+def test_the_same_seed_gives_the_same_run(shards, tmp_path):
+    runs = [Run(tmp_path / name) for name in ("one", "other")]
+    for run in runs:
+        fit(shards, run.folder, UNIMODAL, verbose=0)
+    for one, other in zip(*map(weights_of, runs), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_killed_run_resumes_as_if_undisturbed(run, shards, tmp_path):
+    """Kill -9 after the first epoch; averaged weights and clipping are part of the state."""
+    config = UNIMODAL.replace(optimiser={"ema_momentum": 0.9}, training={"epochs": 4})
+    fit(shards, tmp_path / "whole", config, verbose=0)
+    program = (
+        "import json, sys; from strokeseg_tf.config import Config; "
+        "from strokeseg_tf.training import fit; "
+        "fit(sys.argv[1], sys.argv[2], Config().replace(**json.loads(sys.argv[3])), verbose=0)"
+    )
+    arguments = [str(shards), str(tmp_path / "killed"), json.dumps(config.to_dict())]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments])
+    killed = Run(tmp_path / "killed")
+    deadline = time.monotonic() + 120
+    while not killed.history_file.is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(read_history(killed)) < 4
+
+    fit(shards, killed.folder, config, resume=True, verbose=0)
+    for one, other in zip(read_history(Run(tmp_path / "whole")), read_history(killed), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    for one, other in zip(weights_of(Run(tmp_path / "whole")), weights_of(killed), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_resuming_with_other_settings_names_the_difference(run, shards):
+    with pytest.raises(InputError, match="training.batch_size 8 then, 4 now"):
+        fit(shards, run.folder, TINY.replace(training={"batch_size": 4}), resume=True)
+
+
+def test_a_finished_run_is_not_overwritten_unasked(run, shards):
+    with pytest.raises(InputError, match="--overwrite"):
+        fit(shards, run.folder, TINY)
+    assert run.model_file.is_file()
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_rate(shards, tmp_path):
+    config = UNIMODAL.replace(optimiser={"learning_rate": 1e30, "warmup_share": 0.0})
+    with pytest.raises(InputError, match=r"epoch \d+, step \d+, at a learning rate of"):
+        fit(shards, tmp_path / "nan", config, verbose=0)
+
+
+def test_training_without_a_validation_split_chooses_on_the_training_studies(cohort, tmp_path):
+    from tfrecord_tools.conversion import convert
+
+    convert(cohort, tmp_path / "shards", shares={"train": 1.0})
+    config = TINY.replace(model={"variant": "unimodal", "modality": "dwi"}, training={"epochs": 1})
+    (row,) = fit(tmp_path / "shards", tmp_path / "run", config, verbose=0)
+    assert "val_dwi_dice" in row and "val_adc_dice" not in row
+    assert {"dwi_dice", "dwi_precision", "dwi_sensitivity"} <= set(row)
+
+
+def test_an_unknown_rater_is_refused_before_anything_is_written(shards, tmp_path):
+    with pytest.raises(InputError, match="rater 'r9'"):
+        fit(shards, tmp_path / "run", TINY.replace(training={"rater": "r9"}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_with_weights_in_float32(shards, tmp_path, precision):
+    config = UNIMODAL.replace(training={"precision": precision})
+    (row,) = fit(shards, tmp_path / "run", config, verbose=0)
+    assert np.isfinite(row["loss"])
+    assert all(w.dtype == np.float32 for w in weights_of(Run(tmp_path / "run")))
+    assert keras.config.dtype_policy().name == "float32"
