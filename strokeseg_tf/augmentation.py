@@ -7,6 +7,7 @@ result, so a resumed run sees what an undisturbed one would have seen.
 """
 
 import os
+import random
 import threading
 
 import numpy as np
@@ -112,9 +113,13 @@ class Augmenter:
         Returns:
             Both, of the same shapes and dtypes; images clipped to [0, 1].
         """
-        words = np.random.SeedSequence([self._seed, int(epoch), int(index)]).generate_state(1)
+        seed = np.random.SeedSequence([self._seed, int(epoch), int(index)])
         compose = self._compose()
-        compose.set_random_seed(int(words[0]))
+        # Not set_random_seed: it gives each transform generators of its own, all with the one
+        # seed, so that all transforms are applied or none.
+        compose.set_random_state(
+            np.random.default_rng(seed), random.Random(seed.generate_state(1)[0].item())
+        )
         result = compose(image=images, mask=masks.astype(np.uint8))
         images = np.clip(result["image"], 0, 1).astype(np.float32, copy=False)
         return images, result["mask"].astype(bool)

@@ -19,8 +19,9 @@ class FlatAdamW(keras.optimizers.Optimizer):
 
         theta <- theta - s theta - lr c m / (sqrt(v) + epsilon)
 
-    where c = sqrt(1 - beta_2^t) / (1 - beta_1^t) corrects the moments' bias, as in Keras, and s = weight_decay * lr, or weight_decay alone if `decay_scaled_by_lr` is false (the
-    convention of TensorFlow Addons, which the authors' code used).
+    where c = sqrt(1 - beta_2^t) / (1 - beta_1^t) corrects the bias of both moments, and
+    s = weight_decay * lr, or weight_decay alone if `decay_scaled_by_lr` is false (the convention
+    of TensorFlow Addons, which the authors' code used).
 
     Args:
         learning_rate: Float or Keras schedule.
@@ -60,8 +61,10 @@ class FlatAdamW(keras.optimizers.Optimizer):
         self._first = self.add_variable((size,), name="first_moment", dtype="float32")
         self._second = self.add_variable((size,), name="second_moment", dtype="float32")
         if self._average_momentum is not None:
-            self._average = self.add_variable((size,), name="average", dtype="float32")
-            self._average.assign(_flatten(variables))
+            # As its initial value: Keras may build inside a graph, where an assignment is lost.
+            self._average = self.add_variable(
+                (size,), lambda *_, **__: _flatten(variables), name="average", dtype="float32"
+            )
 
     def apply(self, grads, trainable_variables=None):
         """One step; a missing gradient (None) counts as zero.
@@ -79,8 +82,9 @@ class FlatAdamW(keras.optimizers.Optimizer):
         grads = [
             ops.zeros(v.shape) if g is None else g for g, v in zip(grads, variables, strict=True)
         ]
+        gradient = self._over_replicas(_flatten([ops.cast(g, "float32") for g in grads]))
         weights = _flatten(variables)
-        weights = weights - self._update(self._clip(grads), weights)
+        weights = weights - self._update(self._clip(gradient, variables), weights)
         for variable, value in zip(variables, _unflatten(weights, variables), strict=True):
             variable.assign(ops.cast(value, variable.dtype))
         if self._average_momentum is not None:
@@ -88,14 +92,19 @@ class FlatAdamW(keras.optimizers.Optimizer):
             self._average.assign(momentum * self._average + (1 - momentum) * weights)
         self._iterations.assign_add(1)
 
-    def _clip(self, grads):
-        """Flat float32 gradient, each tensor's part no longer than `clipnorm`."""
-        grads = [ops.cast(g, "float32") for g in grads]
+    def _over_replicas(self, gradient):
+        """The sum over the replicas, where TensorFlow trains under a distribution strategy."""
+        reduce = getattr(self, "_all_reduce_sum_gradients", None)
+        return gradient if reduce is None else reduce([(gradient, None)])[0][0]
+
+    def _clip(self, gradient, variables):
+        """Scale each tensor's part to be no longer than `clipnorm`."""
         if self._clipnorm is None:
-            return _flatten(grads)
-        norms = ops.sqrt(ops.stack([ops.sum(ops.square(g)) for g in grads]))
+            return gradient
+        parts = _unflatten(gradient, variables)
+        norms = ops.sqrt(ops.stack([ops.sum(ops.square(part)) for part in parts]))
         scales = ops.unstack(ops.minimum(1.0, self._clipnorm / ops.maximum(norms, 1e-12)))
-        return _flatten([g * s for g, s in zip(grads, scales, strict=True)])
+        return _flatten([part * scale for part, scale in zip(parts, scales, strict=True)])
 
     def _update(self, gradient, weights):
         rate = ops.cast(self.learning_rate, "float32")

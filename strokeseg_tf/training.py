@@ -84,9 +84,9 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
         shuffle=False,
         verbose=verbose,
         callbacks=[
-            EpochLogs(),
             AveragedWeights(swapped=bool(history)),
             StudyValidation(network, loss, shards, split, settings.rater, settings.threshold),
+            EpochLogs(),
             recorder,
             keras.callbacks.TensorBoard(run.logs, write_graph=False),
         ],

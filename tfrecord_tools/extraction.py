@@ -33,10 +33,11 @@ def extract(shards: str | Path, out: str | Path, *, overwrite: bool = False) -> 
 
 def _write_study(folder: Path, study: Study) -> StudyFiles:
     group = "" if study.group == "unknown" else study.group
-    raters = {key: (file_name(key[0]), key[1]) for key in study.masks}
-    files = foscal_files(folder, study.images, raters.values(), patient=study.patient, group=group)
+    on_disk = {(rater, modality): (file_name(rater), modality) for rater, modality in study.masks}
+    files = foscal_files(folder, study.images, on_disk.values(), patient=study.patient, group=group)
+    masks = {key: files.masks[name] for key, name in on_disk.items()}
     for modality, image in study.images.items():
         write_volume(files.images[modality], study.grid.to_volume(image), study.grid)
     for key, mask in study.masks.items():
-        write_volume(files.masks[raters[key]], study.grid.to_volume(mask), study.grid)
-    return dataclasses.replace(files, study=study.study)
+        write_volume(masks[key], study.grid.to_volume(mask), study.grid)
+    return dataclasses.replace(files, study=study.study, masks=masks)

@@ -6,6 +6,7 @@ functions, so that reading studies needs none.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -109,7 +110,10 @@ def _to_array(feature: Feature, values, record) -> np.ndarray | None:
         return None
     shape = [_length(axis, record) for axis in feature.shape]
     if feature.dtype == "bool":
-        bits = np.unpackbits(np.frombuffer(values[0], np.uint8), count=int(np.prod(shape)))
+        count = int(np.prod(shape))
+        if len(values[0]) != math.ceil(count / 8):
+            raise ValueError(f"{len(values[0])} bytes do not hold {count} bits")
+        bits = np.unpackbits(np.frombuffer(values[0], np.uint8), count=count)
         return bits.astype(bool).reshape(shape)
     return np.frombuffer(values[0], feature.dtype).reshape(shape)
 

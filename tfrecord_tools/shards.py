@@ -109,15 +109,19 @@ def read_dataset_info(folder: str | Path) -> DatasetInfo:
 
 
 def _is_complete(info: DatasetInfo) -> bool:
-    """Whether every study has a split and every shard is described and lies in the folder."""
+    """Whether studies, splits and shards fit together and every shard lies in the folder."""
     listed = sorted(name for names in info.splits.values() for name in names)
     facts = {"patient", "modalities", "masks"}
     described = {"split", "records", "bytes", "sha256"}
+    records = Counter()
+    for shard in info.shards.values():
+        records[shard["split"]] += shard["records"]
     return (
         sorted(set(listed)) == sorted(info.studies)
         and all(facts <= set(study) for study in info.studies.values())
         and all(described <= set(shard) for shard in info.shards.values())
         and all(Path(name).name == name for name in info.shards)
+        and records == Counter({s: count["slice_pairs"] for s, count in info.counts.items()})
     )
 
 
@@ -199,7 +203,7 @@ def naming_damage(path: Path, action: str) -> Iterator[None]:
     except tf.errors.NotFoundError as error:
         raise InputError(f"{path} is missing; {REMEDY}") from error
     except tf.errors.OpError as error:
-        reason = " ".join(error.message.split())[:120]
+        reason = error.message.rpartition(";")[2].strip()  # It starts with the path.
         raise InputError(
             f"{path} cannot be {action} ({reason}); check its rights and the disk"
         ) from error

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from tfrecord_tools.errors import InputError
 #: The paper's shares: 40 training, 11 validation and 31 test studies of 82 (section 2.3).
 DEFAULT_SHARES = {"train": 0.5, "validation": 0.13, "test": 0.37}
 
-#: Patients are shuffled among this many neighbours in the order of their lesion volume.
+#: Patients are shuffled among this many neighbours of their group in the order of lesion volume.
 STRATUM_SIZE = 8
 
 
@@ -31,7 +32,7 @@ def split_studies(
 ) -> dict[str, str]:
     """Assign every study to a split.
 
-    Patients are ordered by group and lesion volume, shuffled within small strata of that order,
+    Patients are ordered by group and lesion volume, shuffled within small strata of each group,
     and dealt out so that each split takes its share of every part of the order. All studies of a
     patient go together. Every split gets at least one patient where there are enough.
 
@@ -50,10 +51,12 @@ def split_studies(
     order = sorted(patients, key=lambda p: (_stratum(patients[p]), p))
     random_state = random.Random(seed)
     shuffled = []
-    for start in range(0, len(order), STRATUM_SIZE):
-        stratum = order[start : start + STRATUM_SIZE]
-        random_state.shuffle(stratum)
-        shuffled += stratum
+    for _, group in itertools.groupby(order, lambda p: patients[p][0].group):
+        group = list(group)
+        for start in range(0, len(group), STRATUM_SIZE):
+            stratum = group[start : start + STRATUM_SIZE]
+            random_state.shuffle(stratum)
+            shuffled += stratum
     dealt = _deal(len(shuffled), _counts(len(shuffled), shares))
     return {
         item.study: split
