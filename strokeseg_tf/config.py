@@ -63,6 +63,8 @@ class ModelSettings:
         pooling: `average` (code) or `max`.
         joint_embedding: Decoders start from both embeddings concatenated (paper) or each from
             its own (code, V2 and V3).
+        prior: Probability that an untrained head gives to every pixel, in (0, 1) (Keras: 0.5;
+            0.01 in Lin et al., 2017, so that background does not swamp the first steps).
         norm_momentum: Momentum of the batch normalisation's running statistics (Keras: 0.99).
     """
 
@@ -74,6 +76,7 @@ class ModelSettings:
     dropout: float = 0.0
     pooling: str = "average"
     joint_embedding: bool = True
+    prior: float = 0.5
     norm_momentum: float = 0.99
 
     def __post_init__(self):
@@ -81,6 +84,7 @@ class ModelSettings:
         _one_of(self, "modality", "adc", "dwi")
         _one_of(self, "pooling", "average", "max")
         _within(self, "dropout", 0, 1)
+        _within(self, "prior", 0, 1, "()")
         _within(self, "norm_momentum", 0, 1)
         _within(self, "bottleneck", 1)
         if not self.filters or min(self.filters) < 1:

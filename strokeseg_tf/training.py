@@ -70,7 +70,8 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
     )
     with _precision(settings.precision):
         network = build_model(config.model)
-    trainer = compile_trainer(network, config, steps)
+        # Inside, so that Keras adds loss scaling to float16.
+        trainer = compile_trainer(network, config, steps)
     recorder = RunRecorder(run, network, history)
     if history:
         recorder.restore(trainer)

@@ -120,6 +120,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(section, field, value):
     [
         ("model", "dropout", 1.0),
         ("model", "bottleneck", 0),
+        ("model", "prior", 0.0),
         ("model", "filters", []),
         ("model", "filters", [32, 0]),
         ("loss", "alpha", 1.5),

@@ -20,22 +20,22 @@ from strokeseg_tf.models.blocks import apply_attention_gate
 from strokeseg_tf.models.variants import VARIANTS, build_model, modalities_of
 
 DUAL = [variant for variant in VARIANTS if variant.startswith("dual")]
-TINY = {"image_size": 32, "filters": [2, 3, 4, 4, 5], "bottleneck": 6}
+TINY = {"image_size": 32, "filters": [4, 4, 5, 5, 6], "bottleneck": 7}
 
 
 def tiny(variant, **options) -> ModelSettings:
     return PAPER.replace(model=TINY | {"variant": variant} | options).model
 
 
-def randomise(model):
-    """Give biases and statistics values too, such that no ReLU is dead for every pixel."""
-    rng = np.random.default_rng(0)
+def randomise(model, seed=0):
+    """Give every weight a value of its own, such that no ReLU is dead for every pixel."""
+    rng = np.random.default_rng(seed)
     for weight in model.weights:
-        if len(weight.shape) > 1:
-            weight.assign(weight / 2)
+        shape = weight.shape
+        if len(shape) > 1:
+            weight.assign(rng.normal(0, 0.5 / np.sqrt(np.prod(shape[:-1])), shape))
         else:
-            high = 1.0 if weight.name in ("bias", "beta") else 0.1
-            weight.assign(weight + rng.uniform(0, high, weight.shape))
+            weight.assign(weight + rng.uniform(0, 0.1, shape) + ("gate" in weight.path))
     return model
 
 
@@ -271,6 +271,12 @@ def test_the_momentum_of_the_normalisation_is_an_option():
     model = build_model(tiny("unimodal", norm_momentum=0.5))
     momenta = {layer.momentum for layer in model.layers if hasattr(layer, "momentum")}
     assert momenta == {0.5}
+
+
+def test_the_prior_is_what_a_head_without_evidence_gives():
+    head = build_model(tiny("unimodal", prior=0.01)).get_layer("adc_logits")
+    nothing = np.zeros((1, 2, 2, head.kernel.shape[2]), np.float32)
+    np.testing.assert_allclose(keras.ops.sigmoid(head(nothing)), 0.01, rtol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

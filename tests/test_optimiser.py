@@ -227,7 +227,8 @@ TRAIN_ON_TWO_DEVICES = """
         keras.utils.set_random_seed(0)
         x, y = np.random.rand(8, 4), np.random.rand(8, 1)
         with strategy.scope():
-            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+            dense = [keras.layers.Dense(2), keras.layers.Dense(1)]
+            model = keras.Sequential([keras.Input((4,)), *dense])
             optimiser = FlatAdamW(0.01, weight_decay=0.1, clipnorm=0.01, ema_momentum=0.9)
             model.compile(optimiser, "mse", jit_compile=False)
         model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)

@@ -5,7 +5,9 @@ model loads without custom objects, on every Keras backend. Feature maps are
 `(batch, height, width, channels)`; `settings` is a `strokeseg_tf.config.ModelSettings`.
 """
 
-from keras import layers
+import math
+
+from keras import initializers, layers
 
 
 def apply_unit(x, filters, settings, *, name):
@@ -92,6 +94,7 @@ def apply_decoder(x, skips, settings, *, attention, name):
     return x
 
 
-def apply_head(x, *, name):
+def apply_head(x, settings, *, name):
     """1x1 convolution to one logit a pixel, in float32 whatever the precision policy."""
-    return layers.Conv2D(1, 1, dtype="float32", name=name)(x)
+    bias = initializers.Constant(math.log(settings.prior / (1 - settings.prior)))
+    return layers.Conv2D(1, 1, bias_initializer=bias, dtype="float32", name=name)(x)

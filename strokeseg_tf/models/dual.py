@@ -38,7 +38,7 @@ def build_dual(settings, *, encoder_attention, decoder_attention, name):
         x = blocks.apply_decoder(
             embeddings[m], skips[m], settings, attention=decoder_attention, name=m
         )
-        logits[m] = blocks.apply_head(x, name=f"{m}_logits")
+        logits[m] = blocks.apply_head(x, settings, name=f"{m}_logits")
     return keras.Model(images, logits, name=name)
 
 

@@ -21,5 +21,5 @@ def build_unimodal(settings):
     x, skips = blocks.apply_encoder(image, settings, name=modality)
     x = blocks.apply_block(x, settings.bottleneck, settings, name=f"{modality}_bottleneck")
     x = blocks.apply_decoder(x, skips, settings, attention=True, name=modality)
-    logits = blocks.apply_head(x, name=f"{modality}_logits")
+    logits = blocks.apply_head(x, settings, name=f"{modality}_logits")
     return keras.Model({modality: image}, {modality: logits}, name=f"unimodal_{modality}")
