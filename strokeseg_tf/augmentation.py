@@ -17,7 +17,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 def _flips(a, s):
-    return [a.VerticalFlip(p=s.probability), a.HorizontalFlip(p=s.probability)] if s.flips else []
+    # Slices are [x, y] in file order: x, left-right, is what albumentations takes for vertical.
+    left_right, front_back = a.VerticalFlip(p=s.probability), a.HorizontalFlip(p=s.probability)
+    return {"none": [], "left_right": [left_right], "both": [left_right, front_back]}[s.flips]
 
 
 def _transpose(a, s):

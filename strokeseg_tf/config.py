@@ -168,7 +168,7 @@ class AugmentationSettings:
 
     Attributes:
         probability: Of each transform, in [0, 1]; 0 switches augmentation off (code: 0.5).
-        flips: Vertical and horizontal flips.
+        flips: Along `both` in-plane axes (code), `left_right` only, or `none`.
         transpose: Exchange of rows and columns (code).
         rotation_degrees: Largest rotation, either way (code: 7).
         brightness: Largest shift, as a share of the [0, 1] range (code: 0.1).
@@ -179,7 +179,7 @@ class AugmentationSettings:
     """
 
     probability: float = 0.5
-    flips: bool = True
+    flips: str = "both"
     transpose: bool = True
     rotation_degrees: float = 7.0
     brightness: float = 0.1
@@ -189,6 +189,7 @@ class AugmentationSettings:
     optical_distortion: float = 0.5
 
     def __post_init__(self):
+        _one_of(self, "flips", "both", "left_right", "none")
         for name in ("probability", "brightness", "contrast", "grid_distortion"):
             _within(self, name, 0, 1, "[]")
         for name in ("rotation_degrees", "optical_distortion"):
@@ -209,6 +210,8 @@ class TrainingSettings:
     Attributes:
         epochs: Passes over the training slices (paper: 300).
         batch_size: Slice pairs a step (paper: 16).
+        lesion_free_share: Share of the slices without lesion that an epoch draws, in [0, 1]
+            (paper: 1, all of them).
         rater: Whose masks are learnt (paper: R1).
         seed: Of weights, order and augmentation.
         precision: `float32`, `bfloat16` or `float16` arithmetic; weights, heads and loss stay in
@@ -218,12 +221,14 @@ class TrainingSettings:
 
     epochs: int = 300
     batch_size: int = 16
+    lesion_free_share: float = 1.0
     rater: str = "r1"
     seed: int = 0
     precision: str = "float32"
     threshold: float = 0.5
 
     def __post_init__(self):
+        _within(self, "lesion_free_share", 0, 1, "[]")
         _within(self, "epochs", 1)
         _within(self, "batch_size", 1)
         _within(self, "seed", 0)

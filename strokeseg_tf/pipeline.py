@@ -117,7 +117,9 @@ def _preprocess_pair(pair, modalities, rater, size):
     return tf.concat(images, -1), tf.concat(masks, -1)
 
 
-def training_batches(slices, *, modalities, augmentation, seed, batch_size, epochs):
+def training_batches(
+    slices, *, modalities, augmentation, seed, batch_size, epochs, lesion_free_share=1.0
+):
     """Shuffled, augmented batches, epoch after epoch.
 
     Args:
@@ -127,18 +129,23 @@ def training_batches(slices, *, modalities, augmentation, seed, batch_size, epoc
         seed: The run's seed.
         batch_size: Slice pairs a batch; what does not fill one is left to another epoch.
         epochs: `range` of the epochs to give.
+        lesion_free_share: Share of the slices without lesion that each epoch draws anew.
 
     Returns:
         `(dataset, steps)`: a `tf.data.Dataset` of `({modality: images}, {modality: masks})`,
         `(batch, size, size, 1)`, float32; and the number of batches of an epoch.
     """
-    batch_size = min(batch_size, len(slices))
-    steps = len(slices) // batch_size
+    has_lesion = slices.masks.any(axis=(1, 2, 3))
+    lesion, lesion_free = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
+    drawn = max(round(lesion_free_share * len(lesion_free)), int(not len(lesion)))
+    batch_size = min(batch_size, len(lesion) + drawn)
+    steps = (len(lesion) + drawn) // batch_size
     augment = Augmenter(augmentation, seed)
 
     def order(epoch):
-        permutation = np.random.default_rng([seed, int(epoch)]).permutation(len(slices))
-        return permutation[: steps * batch_size]
+        rng = np.random.default_rng([seed, int(epoch)])
+        chosen = np.concatenate([lesion, rng.permutation(lesion_free)[:drawn]])
+        return rng.permutation(chosen)[: steps * batch_size]
 
     def load(epoch, index):
         images, masks = slices.images[index], slices.masks[index]

@@ -67,6 +67,7 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
         seed=settings.seed,
         batch_size=settings.batch_size,
         epochs=range(len(history), settings.epochs),
+        lesion_free_share=settings.lesion_free_share,
     )
     with _precision(settings.precision):
         network = build_model(config.model)

@@ -14,7 +14,7 @@ from strokeseg_tf.config import PAPER
 SIZE = 48
 #: What switches each entry of AUGMENTATIONS off.
 OFF = {
-    "flips": {"flips": False},
+    "flips": {"flips": "none"},
     "transpose": {"transpose": False},
     "rotation": {"rotation_degrees": 0.0},
     "elastic": {"elastic": None},

@@ -342,7 +342,7 @@ def _tissue_signal(rng, block, inside, points, cortex, age) -> tuple[np.ndarray,
     bright += 0.6 * np.exp(-((paired[0] / 7) ** 2 + ((points[2] - 34) / 16) ** 2))
     s0 = 0.78 + 0.27 * grey + 0.012 * texture + 0.02 * tracts * (1 - grey) + 0.11 * bright * cortex
     s0 *= 1 - 0.30 * pallidum
-    adc = 0.72 + 0.05 * age + 0.07 * grey + 0.02 * texture - 0.025 * tracts * (1 - grey)
+    adc = 0.77 + 0.05 * age + 0.07 * grey + 0.02 * texture - 0.025 * tracts * (1 - grey)
     return s0.astype(np.float32), adc.astype(np.float32)
 
 
