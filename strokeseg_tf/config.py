@@ -299,16 +299,28 @@ PAPER_CODE = PAPER.replace(
     },
 )
 
-#: The same topology an eighth as wide and at half the size: it trains on two CPU cores.
+#: The same topology an eighth as wide at half the size, with a recipe for few steps: it learns in
+#: minutes on two CPU cores. Chosen on phantoms.
 SMALL = PAPER.replace(
     model={
         "image_size": 112,
-        "filters": [8, 16, 32, 64, 128],
-        "bottleneck": 256,
-        "norm_momentum": 0.9,
+        "filters": [4, 8, 16, 32, 64],
+        "bottleneck": 128,
+        "prior": 0.01,
+        "norm_momentum": 0.95,
     },
-    training={"epochs": 30, "batch_size": 8},
-    optimiser={"warmup_share": 0.1, "clipnorm": 1.0},
+    # Drawing a quarter of the slices without lesion doubles the odds of lesion: C weighs less.
+    loss={"gamma": 1.0, "lesion_weight": 2.0},
+    optimiser={"learning_rate": 4e-3, "warmup_share": 0.05, "epsilon": 1e-8, "clipnorm": 1.0},
+    augmentation={
+        "flips": "left_right",
+        "transpose": False,
+        "brightness": 0.0,
+        "elastic": None,
+        "grid_distortion": 0.0,
+        "optical_distortion": 0.0,
+    },
+    training={"epochs": 30, "batch_size": 8, "lesion_free_share": 0.25},
 )
 
 PRESETS = {"paper": PAPER, "paper-code": PAPER_CODE, "small": SMALL}
