@@ -11,7 +11,7 @@ from tfrecord_tools.atomic import new_folder
 
 #: As many phantoms and epochs as two cores get through in under five minutes. At a matrix of 128
 #: they are made, stored and scored in a quarter of the time.
-STUDIES, CONTROLS, MATRIX, EPOCHS = 130, 11, 128, 11
+STUDIES, CONTROLS, MATRIX, EPOCHS = 130, 11, 128, 9
 SPLIT = "train=0.75,validation=0.1,test=0.15"
 
 
