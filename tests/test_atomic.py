@@ -90,6 +90,7 @@ def test_an_empty_folder_is_free_even_the_current_one(tmp_path, monkeypatch):
 
 def test_a_long_name_is_written_too(tmp_path):
     write_output(tmp_path / ("x" * 255))
+    assert (tmp_path / ("x" * 255) / MARKER).read_text() == "new"
 
 
 def test_others_may_read_what_their_umask_allows(tmp_path):
