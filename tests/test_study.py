@@ -54,6 +54,11 @@ def files(tmp_path):
     )
 
 
+def stacked(array):
+    """The slices of an AXIAL file: towards superior, left, anterior."""
+    return np.moveaxis(array[::-1], 2, 0)
+
+
 def refusal(files, **options):
     """The text of the refusal, which is one line."""
     with pytest.raises(InputError) as caught:
@@ -64,9 +69,9 @@ def refusal(files, **options):
 
 def test_arrays_are_stacks_of_slices_with_the_voxels_of_the_files(files):
     study = read_study(files)
-    np.testing.assert_array_equal(study.images["dwi"], np.moveaxis(dwi_volume(), 2, 0))
-    np.testing.assert_array_equal(study.images["adc"], np.moveaxis(adc_volume(), 2, 0))
-    np.testing.assert_array_equal(study.masks["r1", "dwi"], np.moveaxis(lesion(), 2, 0) > 0)
+    np.testing.assert_array_equal(study.images["dwi"], stacked(dwi_volume()))
+    np.testing.assert_array_equal(study.images["adc"], stacked(adc_volume()))
+    np.testing.assert_array_equal(study.masks["r1", "dwi"], stacked(lesion()) > 0)
     assert study.adc_grid is None and study.grid.shape == SHAPE
 
 
@@ -96,7 +101,7 @@ def test_one_unit_comes_from_three(files, factor, dtype, with_dwi):
     study = read_study(StudyFiles("s1", images))
     assert study.adc_scale == pytest.approx(1 / factor)
     standard = study.in_standard_unit("adc")
-    np.testing.assert_allclose(standard, np.moveaxis(adc_volume(), 2, 0), atol=1e-3)
+    np.testing.assert_allclose(standard, stacked(adc_volume()), atol=1e-3)
     assert standard.dtype == np.float32
 
 
@@ -152,7 +157,7 @@ def test_adc_on_another_grid_is_resampled_and_that_is_remembered(files):
     assert study.own_grid("adc") is study.adc_grid and study.own_grid("dwi") is study.grid
     expected = resample(adc_volume(shape), study.adc_grid, study.grid, order=1)
     np.testing.assert_array_equal(study.images["adc"], study.grid.to_slices(expected))
-    np.testing.assert_array_equal(study.masks["r1", "adc"], np.moveaxis(own[::2, ::2] > 0, 2, 0))
+    np.testing.assert_array_equal(study.masks["r1", "adc"], stacked(own[::2, ::2] > 0))
     assert study.masks["r1", "dwi"].sum() == lesion().sum()
 
 
@@ -180,7 +185,7 @@ def test_any_orientation_keeps_its_voxels_and_affine(files, affine):
 def test_a_volume_stored_sagittally_is_cut_axially(files):
     save(files.images["dwi"], dwi_volume(), SAGITTAL)
     study = read_study(StudyFiles("s1", {"dwi": files.images["dwi"]}))
-    assert study.images["dwi"].shape == (10, 12, 6)
+    assert study.images["dwi"].shape == (10, 6, 12)
     np.testing.assert_array_equal(study.grid.to_volume(study.images["dwi"]), dwi_volume())
 
 
@@ -203,7 +208,7 @@ def test_integers_with_a_slope_are_read(files):
     stored = (dwi_volume() * 10).astype(np.int16)
     save(files.images["dwi"], stored, slope=0.5)
     expected = (stored * 0.5).astype(np.float32)
-    np.testing.assert_array_equal(read_study(files).images["dwi"], np.moveaxis(expected, 2, 0))
+    np.testing.assert_array_equal(read_study(files).images["dwi"], stacked(expected))
 
 
 @pytest.mark.parametrize("modality", ["adc", "dwi"])

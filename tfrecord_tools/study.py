@@ -1,21 +1,27 @@
 """`StudyFiles` -> `Study`: volumes on one grid, ADC with a known unit, boolean masks."""
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.findings import BadFile
 from tfrecord_tools.grid import Grid, resample
-from tfrecord_tools.nifti import read_mask, read_volume
+from tfrecord_tools.nifti import read_volume
 from tfrecord_tools.study_files import StudyFiles
 
 #: Factor from each unit of ADC to 1e-3 mm2/s.
 ADC_UNITS = {"1e-3": 1.0, "mm2/s": 1e3, "1e-6": 1e-3}
 
-#: Medians of ADC over the brain, in 1e-3 mm2/s, that are believed.
-PLAUSIBLE_MEDIAN = (0.2, 4.0)
+#: Medians of ADC over the brain, in 1e-3 mm2/s, that are believed. They are 0.85 to 1.1 in stroke
+#: studies, about 0.55 where most of the brain is infarcted, and up to 1.6 in infants. Wider limits
+#: would take an image that was scaled to [0, 1] for an ADC map in 1e-3 mm2/s.
+PLAUSIBLE_MEDIAN = (0.4, 2.5)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +58,74 @@ class Study:
         return image * np.float32(self.adc_scale) if modality == "adc" else image
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Volume:
+    """A file as it is on disk: float32 voxels in file order, and their grid."""
+
+    path: Path
+    voxels: np.ndarray
+    grid: Grid
+
+    @functools.cached_property
+    def header(self) -> nibabel.Nifti1Header | None:
+        """The file's header; None where it is not NIfTI."""
+        try:
+            header = nibabel.load(self.path).header
+        except nibabel.filebasedimages.ImageFileError:
+            return None
+        return header if isinstance(header, nibabel.Nifti1Header) else None
+
+    @functools.cached_property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest voxel; NaN where one is."""
+        return float(self.voxels.min()), float(self.voxels.max())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reading:
+    """What the files of a study hold, so far as they can be used, and why they make no study.
+
+    Attributes:
+        files: The files that were read.
+        volumes: By modality, the image files that can be used.
+        mask_volumes: By (rater, modality), the mask files that can be used.
+        images: See `Study`.
+        masks: See `Study`.
+        grid: See `Study`; None where no image can be used.
+        adc_scale: See `Study`; None where the unit is unknown.
+        adc_grid: See `Study`.
+        faults: One for each reason why there is no study.
+    """
+
+    files: StudyFiles
+    volumes: Mapping[str, Volume]
+    mask_volumes: Mapping[tuple[str, str], Volume]
+    images: Mapping[str, np.ndarray]
+    masks: Mapping[tuple[str, str], np.ndarray]
+    grid: Grid | None
+    adc_scale: float | None
+    adc_grid: Grid | None
+    faults: tuple[BadFile, ...]
+
+    @functools.cached_property
+    def brain(self) -> np.ndarray:
+        """bool [slice, height, width]: about the brain; see `find_brain`."""
+        return find_brain(self.images)
+
+    def study(self) -> Study:
+        """The study, in a reading without faults."""
+        return Study(
+            study=self.files.study,
+            patient=self.files.patient,
+            group=self.files.group or _group_of(self.masks),
+            images=self.images,
+            masks=self.masks,
+            grid=self.grid,
+            adc_scale=1.0 if self.adc_scale is None else self.adc_scale,
+            adc_grid=self.adc_grid,
+        )
+
+
 def check_adc_unit(unit: str) -> None:
     """Refuse what is neither "auto" nor a key of `ADC_UNITS`.
 
@@ -72,63 +146,133 @@ def read_study(files: StudyFiles, adc_unit: str = "auto") -> Study:
     Raises:
         InputError: A file cannot be read, or what it holds cannot be trusted.
     """
+    reading = read_files(files, adc_unit)
+    if reading.faults:
+        raise reading.faults[0]
+    return reading.study()
+
+
+def read_files(files: StudyFiles, adc_unit: str = "auto") -> Reading:
+    """Read each file of a study once, collecting every reason why they make no study.
+
+    Args:
+        files: Where its images and masks are.
+        adc_unit: See `read_study`.
+
+    Raises:
+        InputError: The unit is unknown.
+    """
     check_adc_unit(adc_unit)
-    volumes, grids = {}, {}
+    faults, volumes, images, masks = [], {}, {}, {}
     for modality, path in files.images.items():
-        volumes[modality], grids[modality] = read_volume(path)
-        _check_voxels(volumes[modality], path)
-    grid = grids.get("dwi", grids.get("adc"))
-    masks = {key: _read_mask_on(path, key[1], grids, grid) for key, path in files.masks.items()}
-    adc_grid = None
-    if "adc" in grids and not grids["adc"].agrees(grid):
-        adc_grid = grids["adc"]
-        volumes["adc"] = resample(volumes["adc"], adc_grid, grid, order=1)
-        if not volumes["adc"].any():
-            raise InputError(
-                f"{files.images['adc']} shows nothing where {files.images['dwi']} lies; "
-                "check that both are of one study and that their headers are right"
-            )
-    scale = 1.0
-    if "adc" in volumes:
-        scale = _adc_scale(volumes["adc"], volumes.get("dwi"), adc_unit, files.images["adc"])
-    return Study(
-        study=files.study,
-        patient=files.patient,
-        group=files.group or _group_of(masks),
-        images={m: grid.to_slices(v) for m, v in volumes.items()},
-        masks={key: grid.to_slices(mask) for key, mask in masks.items()},
-        grid=grid,
-        adc_scale=scale,
-        adc_grid=adc_grid,
+        with _collecting(faults):
+            volumes[modality] = _read_image(path)
+    opened = {}  # One file may be the mask of both modalities.
+    for path in dict.fromkeys(files.masks.values()):
+        with _collecting(faults):
+            opened[path] = _read_mask(path)
+    mask_volumes = {key: opened[path] for key, path in files.masks.items() if path in opened}
+    main = volumes.get("dwi", volumes.get("adc"))
+    scale = adc_grid = None
+    for modality, volume in volumes.items():
+        with _collecting(faults):
+            images[modality] = _image_on(main, volume)
+    if "adc" in images:
+        adc_grid = None if volumes["adc"].grid.agrees(main.grid) else volumes["adc"].grid
+        with _collecting(faults):
+            scale = _adc_scale(images, adc_unit, volumes["adc"].path)
+    for (rater, modality), mask in mask_volumes.items():
+        # Whether a mask fits an image that cannot be read is not known.
+        image = volumes.get(modality, main if modality not in files.images else None)
+        if image:
+            with _collecting(faults):
+                masks[rater, modality] = _mask_on(main.grid, mask, modality, image)
+    return Reading(
+        *(files, volumes, mask_volumes, images, masks, main.grid if main else None),
+        *(scale, adc_grid, tuple(faults)),
     )
 
 
-def _check_voxels(volume: np.ndarray, path: Path) -> None:
-    bad = int(volume.size - np.isfinite(volume).sum())
-    if bad:
-        raise InputError(
-            f"{path} has {bad} voxels that are NaN or infinite; replace them (with 0 outside "
-            "the head) and try again"
-        )
-    if volume.min() == volume.max():
-        raise InputError(
-            f"{path} is constant ({volume.flat[0]:g} everywhere) and shows nothing; "
-            "export the image again or leave the study out"
-        )
+@contextlib.contextmanager
+def _collecting(faults: list[BadFile]):
+    try:
+        yield
+    except BadFile as fault:
+        if all((fault.code, fault.file) != (other.code, other.file) for other in faults):
+            faults.append(fault)
 
 
-def _read_mask_on(path: Path, modality: str, images: Mapping[str, Grid], grid: Grid) -> np.ndarray:
-    """A mask on the study's grid; it must lie on the grid of one of the study's images."""
-    mask, own = read_mask(path)
-    if own.agrees(grid):
-        return mask
-    drawn_on = images.get(modality, grid)
-    if not own.agrees(drawn_on):
-        raise InputError(
-            f"{path} lies on another grid than its {modality} image (shape {own.shape} against "
-            f"{drawn_on.shape}, or another affine); draw or resample it on that image"
+def _read_image(path: Path) -> Volume:
+    volume = _read(path)
+    low, high = volume.range
+    if not np.isfinite((low, high)).all():
+        bad = int(volume.voxels.size - np.isfinite(volume.voxels).sum())
+        raise BadFile(
+            *("not-finite", path, f"has {bad} voxels that are NaN or infinite"),
+            "replace them (with 0 outside the head) and try again",
         )
-    return resample(mask, own, grid, order=0) > 0.5
+    if low == high:
+        raise BadFile(
+            *("constant", path, f"is constant ({low:g} everywhere) and shows nothing"),
+            "export the image again or leave the study out",
+        )
+    return volume
+
+
+def _read_mask(path: Path) -> Volume:
+    mask = _read(path)
+    if not np.isfinite(mask.range).all():
+        message = "has NaN or infinite voxels"
+        raise BadFile("not-finite", path, message, "write a mask that holds 0 and 1")
+    return mask
+
+
+def _read(path: Path) -> Volume:
+    try:
+        return Volume(path, *read_volume(path))
+    except InputError as error:
+        message, _, remedy = str(error).removeprefix(f"{path} ").rpartition("; ")
+        code = "unreadable" if path.is_file() else "missing-file"
+        if code == "unreadable" and _declares_4d(path):
+            code = "four-dimensional"
+        raise BadFile(code, path, message, remedy) from error
+
+
+def _declares_4d(path: Path) -> bool:
+    """Whether the header of a file that cannot be used declares several volumes."""
+    try:
+        return len([n for n in nibabel.load(path).shape[3:] if n > 1]) > 0
+    except Exception:  # No header: what is wrong with the file has been said.
+        return False
+
+
+def _image_on(main: Volume, volume: Volume) -> np.ndarray:
+    """An image as slices on the grid of the study's main one."""
+    if volume.grid.agrees(main.grid):
+        return main.grid.to_slices(volume.voxels)
+    image = resample(volume.voxels, volume.grid, main.grid, order=1)
+    if not image.any():
+        raise BadFile(
+            *("no-overlap", volume.path, f"shows nothing where {main.path} lies"),
+            "check that both are of one study and that their headers are right",
+        )
+    return main.grid.to_slices(image)
+
+
+def _mask_on(grid: Grid, mask: Volume, modality: str, image: Volume) -> np.ndarray:
+    """A mask on the study's grid; it must lie on that grid or on its own image's."""
+    # A mask stored with a scale slope reads as 0.99999999977, which `== 1` would lose.
+    lesion = mask.voxels > 0.5
+    if mask.grid.agrees(grid):
+        return grid.to_slices(lesion)
+    if not mask.grid.covers(grid) and not mask.grid.covers(image.grid):
+        raise BadFile(
+            *("mask-grid", mask.path),
+            f"lies on another grid than its {modality} image (shape {mask.grid.shape} against "
+            f"{image.grid.shape}, or another affine)",
+            "draw or resample it on that image",
+        )
+    return grid.to_slices(resample(lesion, mask.grid, grid, order=0) > 0.5)
 
 
 def _group_of(masks: Mapping[tuple[str, str], np.ndarray]) -> str:
@@ -137,17 +281,46 @@ def _group_of(masks: Mapping[tuple[str, str], np.ndarray]) -> str:
     return "stroke" if any(mask.any() for mask in masks.values()) else "control"
 
 
-def _adc_scale(adc: np.ndarray, dwi: np.ndarray | None, unit: str, path: Path) -> float:
+def find_brain(images: Mapping[str, np.ndarray]) -> np.ndarray:
+    """About the brain, for statistics over it: bool of the images' shape.
+
+    Where DWI is brighter than its mean; in a study without DWI, where ADC is not 0.
+    """
+    if "dwi" in images:
+        return images["dwi"] > images["dwi"].mean()
+    return images["adc"] != 0
+
+
+def median_adc(images: Mapping[str, np.ndarray]) -> float:
+    """Median over the brain in the file's unit, 0 where nothing is measured.
+
+    Negative voxels count: half of the brain of a z-scored map is negative, and its median of
+    about 0 fits no unit. Voxels of exactly 0 were masked out by the scanner.
+    """
+    inside = images["adc"][find_brain(images)]
+    inside = inside[inside != 0]
+    return float(np.median(inside)) if inside.size else 0.0
+
+
+def _adc_scale(images: Mapping[str, np.ndarray], unit: str, path: Path) -> float:
     """Factor from the file's unit to 1e-3 mm2/s, inferred from the brain's median ADC."""
     if unit != "auto":
         return ADC_UNITS[unit]
-    inside = (adc > 0) if dwi is None else (adc > 0) & (dwi > dwi.mean())
-    median = float(np.median(adc[inside])) if inside.any() else 0.0
+    median = median_adc(images)
+    known = unit_of_median(median)
+    if known is None:
+        raise BadFile(
+            *(
+                "adc-unit",
+                path,
+                f"has a median ADC of {median:g} over the brain, which fits no unit",
+            ),
+            f"say which it is with --adc-unit ({', '.join(ADC_UNITS)})",
+        )
+    return ADC_UNITS[known]
+
+
+def unit_of_median(median: float) -> str | None:
+    """The unit in which the brain's median ADC is plausible; None for none."""
     low, high = PLAUSIBLE_MEDIAN
-    for factor in ADC_UNITS.values():
-        if low <= median * factor <= high:
-            return factor
-    raise InputError(
-        f"{path}: the brain's median ADC is {median:g}, which fits no unit; "
-        f"say which it is with --adc-unit ({', '.join(ADC_UNITS)})"
-    )
+    return next((u for u, factor in ADC_UNITS.items() if low <= median * factor <= high), None)

@@ -1,0 +1,211 @@
+"""What is wrong or remarkable about studies, before anything is made of them."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tfrecord_tools import lint_images, lint_masks
+from tfrecord_tools.errors import InputError
+from tfrecord_tools.findings import SEVERITIES, Finding, by_severity
+from tfrecord_tools.layouts import find_studies
+from tfrecord_tools.study import Reading, Study, check_adc_unit, read_files
+from tfrecord_tools.study_files import StudyFiles
+
+#: A check by the code of what it finds: a function of a `Reading` that yields (severity, file,
+#: message, remedy). What makes a study unreadable, for prediction too, is found by
+#: `tfrecord_tools.study.read_files`; what only the whole cohort shows, by `find_duplicates`.
+CHECKS = {
+    "missing-modality": lint_images.check_modalities,
+    "same-image": lint_images.check_same_image,
+    "adc-unit": lint_images.check_adc_unit,
+    "b-value": lint_images.check_b_value,
+    "four-dimensional": lint_images.check_four_dimensional,
+    "grid": lint_images.check_grids,
+    "two-placements": lint_images.check_forms,
+    "no-orientation": lint_images.check_orientation,
+    "mirrored": lint_images.check_mirrored,
+    "spacing": lint_images.check_spacing,
+    "field-of-view": lint_images.check_field_of_view,
+    "anisotropy": lint_images.check_anisotropy,
+    "pixels": lint_images.check_pixels,
+    "single-slice": lint_images.check_slices,
+    "saturated": lint_images.check_saturated,
+    "negative": lint_images.check_negative,
+    "no-mask": lint_masks.check_any_mask,
+    "mask-values": lint_masks.check_mask_values,
+    "mask-empty": lint_masks.check_mask_empty,
+    "mask-in-control": lint_masks.check_control,
+    "mask-outside": lint_masks.check_mask_outside,
+    "mask-large": lint_masks.check_mask_large,
+    "mask-mirrored": lint_masks.check_mask_mirrored,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examination:
+    """What one reading of a study's files gives.
+
+    Attributes:
+        study: The study; None where a finding is an error.
+        findings: What is wrong or remarkable, errors first.
+        content: SHA-256 by modality of the image's voxels: little-endian float32 in the order of
+            the file, before any resampling.
+    """
+
+    study: Study | None
+    findings: tuple[Finding, ...]
+    content: Mapping[str, str]
+
+
+def examine(files: StudyFiles, adc_unit: str = "auto") -> Examination:
+    """Read each file of a study once, and check it.
+
+    Args:
+        files: Where its images and masks are.
+        adc_unit: See `tfrecord_tools.study.read_study`.
+
+    Raises:
+        InputError: The unit is unknown. Bad files are findings, not exceptions.
+    """
+    reading = read_files(files, adc_unit)
+    findings = by_severity([f.finding(files.study) for f in reading.faults] + _check(reading))
+    refused = any(finding.severity == "error" for finding in findings)
+    return Examination(
+        study=None if refused else reading.study(),
+        findings=tuple(findings),
+        content={modality: _digest(v.voxels) for modality, v in reading.volumes.items()},
+    )
+
+
+def _check(reading: Reading) -> list[Finding]:
+    if not reading.images:
+        return []
+    return [
+        Finding(reading.files.study, code, severity, str(file), message, remedy)
+        for code, check in CHECKS.items()
+        for severity, file, message, remedy in check(reading)
+    ]
+
+
+def _digest(voxels: np.ndarray) -> str:
+    """The first axis of a file runs fastest: the transpose is what lies there byte by byte."""
+    return hashlib.sha256(np.ascontiguousarray(voxels.T, dtype="<f4")).hexdigest()
+
+
+def find_duplicates(contents: Mapping[str, Mapping[str, str]]) -> list[Finding]:
+    """Images that stand in a cohort under two ids, and might so stand in two splits.
+
+    Args:
+        contents: `Examination.content` by study.
+
+    Returns:
+        An error for each study with an image of an earlier one; the earlier one has none.
+    """
+    first, findings = {}, []
+    for study in sorted(contents):
+        twins = {}
+        for modality, digest in contents[study].items():
+            earlier = first.setdefault(digest, study)
+            if earlier != study:
+                twins.setdefault(earlier, []).append(modality.upper())
+        for earlier, modalities in twins.items():
+            message = f"study {study} has the {' and '.join(modalities)} of study {earlier}"
+            remedy = "remove one of the two, so that one image cannot stand in two splits"
+            findings.append(Finding(study, "duplicate", "error", "", message, remedy))
+    return findings
+
+
+@dataclasses.dataclass(frozen=True)
+class LintReport:
+    """What was found in a cohort.
+
+    Attributes:
+        studies: Their ids, in order.
+        findings: By study in that order; within a study, errors first.
+    """
+
+    studies: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Findings by severity."""
+        counted = Counter(finding.severity for finding in self.findings)
+        return {severity: counted[severity] for severity in SEVERITIES}
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """The studies that a conversion would refuse."""
+        bad = {finding.study for finding in self.findings if finding.severity == "error"}
+        return tuple(study for study in self.studies if study in bad)
+
+
+def lint(
+    source: str | Path,
+    *,
+    layout: str = "auto",
+    adc_unit: str = "auto",
+    jobs: int = 1,
+    on_study: Callable[[int, int], None] | None = None,
+) -> LintReport:
+    """Check every study of a cohort, as a conversion would before it writes.
+
+    Args:
+        source: Folder in a known layout, or a CSV table.
+        layout: See `tfrecord_tools.layouts.find_studies`.
+        adc_unit: See `tfrecord_tools.study.read_study`.
+        jobs: Processes that read studies.
+        on_study: Called with (studies done, studies in all).
+
+    Raises:
+        InputError: No study is found, or an option cannot be right.
+    """
+    check_adc_unit(adc_unit)
+    if jobs < 1:
+        raise InputError(f"jobs must be at least 1, received {jobs}; use --jobs 1 or more")
+    studies = find_studies(source, layout)
+    found, contents = {}, {}
+    with contextlib.closing(_examine_all(studies, adc_unit, jobs)) as results:
+        for files, (findings, content) in zip(studies, results, strict=True):
+            found[files.study], contents[files.study] = findings, content
+            if on_study:
+                on_study(len(found), len(studies))
+    for finding in find_duplicates(contents):
+        found[finding.study] = by_severity([*found[finding.study], finding])
+    return LintReport(tuple(found), tuple(f for findings in found.values() for f in findings))
+
+
+def _examine_all(studies: Iterable[StudyFiles], adc_unit: str, jobs: int) -> Iterator[tuple]:
+    """Findings and content of each study in order, from `jobs` processes."""
+    look = functools.partial(_look, adc_unit=adc_unit)
+    if jobs == 1:
+        yield from map(look, studies)
+        return
+    # Spawned, not forked: a caller with threads (TensorFlow) must not be copied half-way.
+    context = multiprocessing.get_context("spawn")
+    ignore = (
+        signal.SIGINT,
+        signal.SIG_IGN,
+    )  # Ctrl-C reaches the workers too; one answer is enough.
+    with concurrent.futures.ProcessPoolExecutor(jobs, context, signal.signal, ignore) as pool:
+        try:
+            yield from pool.map(look, studies)
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+
+
+def _look(files: StudyFiles, adc_unit: str) -> tuple[tuple[Finding, ...], Mapping[str, str]]:
+    """An examination without the study, which is too large to send between processes."""
+    examination = examine(files, adc_unit)
+    return examination.findings, examination.content

@@ -1,0 +1,298 @@
+"""Checks of a study's images: each yields (severity, file, message, remedy).
+
+A message is the rest of a sentence that begins with the file.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tfrecord_tools.grid import Grid
+from tfrecord_tools.study import ADC_UNITS, Reading, median_adc, unit_of_median
+from tfrecord_tools.study_files import MODALITIES
+
+Remark = tuple[str, Path, str, str]
+
+#: Medians of ADC over the brain, in 1e-3 mm2/s, that need no second look.
+USUAL_MEDIAN = (0.55, 1.6)
+
+#: b-values, in s/mm2, of images that look like the paper's b = 1000.
+USUAL_B_VALUE = (800, 1200)
+
+#: Distance of slices over size of a pixel; 7.2 over 0.83 mm is the paper's utmost.
+MAX_ANISOTROPY = 10
+
+#: Sides of a pixel differ by no more than this share.
+MAX_PIXEL_DIFFERENCE = 0.05
+
+#: In mm: of the slices' distance, of a pixel's side, of the field of view.
+SLICE_MM, PIXEL_MM, FIELD_MM = (0.3, 15), (0.2, 8), (100, 400)
+
+#: Share of the brain at the largest value from which an image is cut off.
+SATURATED = {"adc": 0.01, "dwi": 0.005}
+
+#: ADC of fluid, in 1e-3 mm2/s, is above this: a map that is cut off below has lost tissue.
+FLUID_ADC = 2.5
+
+#: Share of the measured voxels below 0 that interpolation does not explain.
+MANY_NEGATIVE = 0.05
+
+#: Correlation of ADC and DWI that a mirrored ADC must reach, and by how much it must be better.
+MIRRORED_CORRELATION, MIRRORED_GAIN = -0.3, 0.15
+
+#: Axes of [slice, height, width], which run towards superior, left, anterior.
+MIRRORS = {"left to right": 1, "front to back": 2, "upside down": 0}
+
+#: Where nothing has to be done.
+NO_NEED = "nothing to do"
+
+
+def check_modalities(reading: Reading) -> Iterator[Remark]:
+    """One modality is missing."""
+    images = reading.files.images
+    for modality in MODALITIES:
+        if modality not in images:
+            (other, path), *_ = images.items()
+            remedy = f"use it with --variant unimodal --modality {other}"
+            yield "note", path, f"has no {modality.upper()} beside it", remedy
+
+
+def check_same_image(reading: Reading) -> Iterator[Remark]:
+    """ADC and DWI are one image."""
+    adc, dwi = (reading.volumes.get(m) for m in MODALITIES)
+    if adc and dwi and np.array_equal(adc.voxels, dwi.voxels):
+        message = f"holds the same voxels as {dwi.path}"
+        yield (
+            "error",
+            adc.path,
+            message,
+            "name the ADC map and the DWI image, not one of them twice",
+        )
+
+
+def check_adc_unit(reading: Reading) -> Iterator[Remark]:
+    """The unit of ADC: inferred, unusual, or against what the brain's median says."""
+    if reading.adc_scale is None:
+        return
+    path = reading.volumes["adc"].path
+    median = median_adc(reading.images)
+    unit = next(u for u, factor in ADC_UNITS.items() if factor == reading.adc_scale)
+    likely = unit_of_median(median)
+    low, high = USUAL_MEDIAN
+    if likely != unit:
+        speaks = f"speaks for {likely}" if likely else "fits no unit"
+        message = f"is said to be in {unit}, but its median of {median:g} over the brain {speaks}"
+        yield "warning", path, message, "check --adc-unit and that this is an ADC map"
+    elif not low <= median * reading.adc_scale <= high:
+        standard = median * reading.adc_scale
+        message = f"has a median ADC of {standard:.2f}e-3 mm2/s over the brain; 0.7 to 1.2 is usual"
+        yield "warning", path, message, "check that this is an ADC map of a brain, not rescaled"
+    elif unit != "1e-3":
+        message = f"is in {unit}{' mm2/s' * (unit == '1e-6')} (median over the brain {median:.3g})"
+        yield "note", path, message, f"{NO_NEED}: it is converted to 1e-3 mm2/s"
+
+
+def check_b_value(reading: Reading) -> Iterator[Remark]:
+    """DWI was not measured at about b = 1000."""
+    dwi = reading.volumes.get("dwi")
+    if not dwi:
+        return
+    try:
+        b_value, said_by = _b_value(dwi.path)
+    except ValueError as error:
+        message = f"has a sidecar with no readable b-value ({error})"
+        yield "warning", dwi.path, message, "write the .bval or .json file again, or remove it"
+        return
+    low, high = USUAL_B_VALUE
+    if b_value is None or low <= b_value <= high:
+        return
+    if b_value < 50:
+        message = f"has b = {b_value:g} s/mm2 by {said_by}, so is not diffusion-weighted"
+        yield "warning", dwi.path, message, "give the b = 1000 image instead"
+    else:
+        message = f"has b = {b_value:g} s/mm2 by {said_by}; {low} to {high} is expected"
+        remedy = "give the b = 1000 image, or train on images of this b-value"
+        yield "warning", dwi.path, message, remedy
+
+
+def _b_value(path: Path) -> tuple[float | None, str]:
+    """The b-value nearest 1000 that stands beside an image, and in which file."""
+    stem = path.name.removesuffix(".gz").rpartition(".")[0]
+    table, sidecar = (path.with_name(stem + suffix) for suffix in (".bval", ".json"))
+    if table.is_file():
+        values = [float(value) for value in table.read_text(encoding="utf-8").split()]
+        return min(values, key=lambda b: abs(b - 1000), default=None), table.name
+    if sidecar.is_file():
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        said = content.get("DiffusionBValue") if isinstance(content, dict) else None
+        return float(said) if isinstance(said, int | float | str) else None, sidecar.name
+    return None, ""
+
+
+def check_four_dimensional(reading: Reading) -> Iterator[Remark]:
+    """One volume was taken from several."""
+    for volume in reading.volumes.values():
+        count = np.prod(volume.header["dim"][4:8].clip(1)) if volume.header else 1
+        if count > 1:
+            message = f"holds {count} volumes; the one with b nearest 1000 is used"
+            yield "note", volume.path, message, f"{NO_NEED} if its .bval file is right"
+
+
+def check_grids(reading: Reading) -> Iterator[Remark]:
+    """ADC lies on another grid than DWI."""
+    adc, dwi = (reading.volumes.get(m) for m in MODALITIES)
+    if adc and dwi and "adc" in reading.images and not adc.grid.covers(dwi.grid):
+        message = (
+            f"lies on another grid than DWI (shape {adc.grid.shape} against {dwi.grid.shape}, "
+            "or another affine), so it will be resampled to it"
+        )
+        yield "warning", adc.path, message, "check that both show the same head in the same place"
+
+
+def _placed_files(reading: Reading):
+    """Every NIfTI file of the study, once."""
+    volumes = {v.path: v for v in (*reading.volumes.values(), *reading.mask_volumes.values())}
+    return [volume for volume in volumes.values() if volume.header]
+
+
+def check_forms(reading: Reading) -> Iterator[Remark]:
+    """The header places the image twice, and differently."""
+    for volume in _placed_files(reading):
+        header, shape = volume.header, volume.grid.shape
+        if header["qform_code"] > 0 and header["sform_code"] > 0:
+            sform = Grid(shape, header.get_sform())
+            qform = Grid(shape, header.get_qform())
+            if not qform.agrees(sform):
+                message = "is placed in two ways: its qform and its sform differ"
+                remedy = "set the code of the wrong one to 0 in the header (sform is used here)"
+                yield "warning", volume.path, message, remedy
+
+
+def check_orientation(reading: Reading) -> Iterator[Remark]:
+    """The header does not say how the image lies."""
+    for volume in _placed_files(reading):
+        if volume.header["qform_code"] == volume.header["sform_code"] == 0:
+            message = "does not say how it lies (qform and sform codes are 0): left may be right"
+            yield (
+                "warning",
+                volume.path,
+                message,
+                "convert it from DICOM again, with its orientation",
+            )
+
+
+def check_mirrored(reading: Reading) -> Iterator[Remark]:
+    """ADC fits DWI better when mirrored.
+
+    In one head ADC and DWI are strongly anticorrelated, voxel by voxel: fluid is bright in one
+    and dark in the other. A mirrored head loses that.
+    """
+    if len(reading.images) < 2 or not reading.brain.any():
+        return
+    adc, dwi = (reading.images[m] for m in MODALITIES)
+    some = slice(None, None, max(1, len(dwi) // 8))
+    bright = float(dwi[some][reading.brain[some]].mean())
+    as_it_is = _correlation(adc[some], dwi[some], bright)
+    for words, axis in MIRRORS.items():
+        mirrored = _correlation(np.flip(adc, axis)[some], dwi[some], bright)
+        if mirrored < MIRRORED_CORRELATION and mirrored < as_it_is - MIRRORED_GAIN:
+            message = f"fits DWI better when turned {words}"
+            remedy = "look at both: the voxels or the affine of one of them are mirrored"
+            yield "warning", reading.volumes["adc"].path, message, remedy
+            return
+
+
+def _correlation(adc: np.ndarray, dwi: np.ndarray, bright: float) -> float:
+    """Correlation inside the head, 0 where there is too little of it."""
+    inside = (dwi > 0.3 * bright) & (adc != 0)
+    one, other = adc[inside], dwi[inside]
+    if one.size < 200 or one.std() == 0 or other.std() == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def check_spacing(reading: Reading) -> Iterator[Remark]:
+    """Voxels of an implausible size."""
+    for volume in reading.volumes.values():
+        slices, *pixel = volume.grid.spacing_mm
+        good = SLICE_MM[0] <= slices <= SLICE_MM[1]
+        if not good or min(pixel) < PIXEL_MM[0] or max(pixel) > PIXEL_MM[1]:
+            message = f"has voxels of {_by((*pixel, slices))} mm"
+            yield "warning", volume.path, message, "correct the spacing in its header"
+
+
+def check_field_of_view(reading: Reading) -> Iterator[Remark]:
+    """Slices too small or too large for a head."""
+    for modality, volume in reading.volumes.items():
+        field = _field_mm(volume.grid)
+        if min(field) < FIELD_MM[0] or max(field) > FIELD_MM[1]:
+            message = f"shows {_by(field)} mm in a slice, which is no view of a head"
+            yield "warning", volume.path, message, f"check the spacing and what {modality} shows"
+
+
+def _field_mm(grid: Grid) -> tuple[float, float]:
+    """Height and width of a slice."""
+    height, width, _ = grid.canonical.shape
+    _, height_mm, width_mm = grid.spacing_mm
+    return height * height_mm, width * width_mm
+
+
+def _by(lengths_mm) -> str:
+    return " x ".join(f"{length:.3g}" for length in lengths_mm)
+
+
+def check_anisotropy(reading: Reading) -> Iterator[Remark]:
+    """Slices far thicker than pixels are wide."""
+    for volume in reading.volumes.values():
+        slices, *pixel = volume.grid.spacing_mm
+        if slices > MAX_ANISOTROPY * min(pixel):
+            message = f"has slices {slices:.3g} mm apart, with pixels of {_by(pixel)} mm"
+            yield "warning", volume.path, message, "check that no slice is missing"
+
+
+def check_pixels(reading: Reading) -> Iterator[Remark]:
+    """Pixels that are not square."""
+    for volume in reading.volumes.values():
+        _, *pixel = volume.grid.spacing_mm
+        if max(pixel) > (1 + MAX_PIXEL_DIFFERENCE) * min(pixel):
+            message = f"has pixels of {_by(pixel)} mm, so the head looks stretched to a network"
+            yield "warning", volume.path, message, "resample it to square pixels"
+
+
+def check_slices(reading: Reading) -> Iterator[Remark]:
+    """A volume of one slice."""
+    for volume in reading.volumes.values():
+        if volume.grid.shape[volume.grid.slice_axis] == 1:
+            message = "has a single slice"
+            yield "warning", volume.path, message, "give the whole volume if there is one"
+
+
+def check_saturated(reading: Reading) -> Iterator[Remark]:
+    """Many voxels at the largest value."""
+    for modality, image in reading.images.items():
+        top = reading.volumes[modality].range[1]
+        size = np.count_nonzero(reading.brain)
+        share = np.count_nonzero(image == top) / size if size else 0.0
+        harmless = modality == "adc" and top * (reading.adc_scale or np.inf) >= FLUID_ADC
+        if share > SATURATED[modality] and not harmless:
+            message = f"is cut off at {top:g}, where {share:.1%} of the brain lies"
+            remedy = "export it again without a window or an 8-bit format"
+            yield "warning", reading.volumes[modality].path, message, remedy
+
+
+def check_negative(reading: Reading) -> Iterator[Remark]:
+    """Voxels below 0, few or many."""
+    for volume in reading.volumes.values():
+        low = volume.range[0]
+        if low >= 0:
+            continue
+        count = np.count_nonzero(volume.voxels < 0)
+        share = count / np.count_nonzero(volume.voxels)
+        message = f"has {count} voxels below 0 (down to {low:.3g})"
+        if share > MANY_NEGATIVE:
+            message += f", {share:.0%} of those measured"
+            yield "warning", volume.path, message, "give the image as measured, not standardised"
+        else:
+            yield "note", volume.path, message, f"{NO_NEED}: interpolation leaves some"
