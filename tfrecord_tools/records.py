@@ -10,7 +10,7 @@ from tfrecord_tools.study_files import MODALITIES
 
 
 def to_records(study: Study) -> Iterator[dict]:
-    """The slice pairs of a study, bottom to top of the file's slice axis."""
+    """The slice pairs of a study, from inferior to superior."""
     names = sorted(f"{rater}_{modality}" for rater, modality in study.masks)
     stacks = [study.masks[mask_key(name)] for name in names]
     slices, height, width = next(iter(study.images.values())).shape

@@ -51,7 +51,7 @@ def predicted_cases(
             study=study.study,
             group=study.group,
             spacing_mm=study.grid.spacing_mm,
-            affine=study.grid.affine,
+            affine=study.grid.canonical.affine,
             images={m: study.in_standard_unit(m) for m in study.images},
             references=study.masks,
             predictions=predictions,

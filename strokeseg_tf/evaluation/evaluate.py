@@ -41,7 +41,7 @@ class Case:
         study: study id.
         group: "stroke" or "control".
         spacing_mm: voxel size in mm in array order: slice, x, y.
-        affine: 4 x 4, voxel (x, y, slice), the order in the file, to RAS mm.
+        affine: 4 x 4, voxel (x, y, slice) to RAS mm.
         images: float32 by modality.
         references: bool by (rater, modality).
         predictions: bool by run, then by modality.
