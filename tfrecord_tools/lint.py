@@ -192,17 +192,10 @@ def _examine_all(studies: Iterable[StudyFiles], adc_unit: str, jobs: int) -> Ite
         return
     # Spawned, not forked: a caller with threads (TensorFlow) must not be copied half-way.
     context = multiprocessing.get_context("spawn")
-    ignore = (
-        signal.SIGINT,
-        signal.SIG_IGN,
-    )  # Ctrl-C reaches the workers too; one answer is enough.
+    # Ctrl-C reaches the workers too, but one answer is enough: they finish the study they read.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
     with concurrent.futures.ProcessPoolExecutor(jobs, context, signal.signal, ignore) as pool:
-        try:
-            yield from pool.map(look, studies)
-        except BaseException:
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
+        yield from pool.map(look, studies)
 
 
 def _look(files: StudyFiles, adc_unit: str) -> tuple[tuple[Finding, ...], Mapping[str, str]]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tfrecord_tools.diffusion import find_shell, read_bvalues
 from tfrecord_tools.grid import Grid
-from tfrecord_tools.study import ADC_UNITS, Reading, median_adc, unit_of_median
+from tfrecord_tools.image_files import stem
+from tfrecord_tools.study import ADC_UNITS, Reading, unit_of_median
 from tfrecord_tools.study_files import MODALITIES
 
 Remark = tuple[str, Path, str, str]
@@ -45,6 +47,9 @@ MIRRORED_CORRELATION, MIRRORED_GAIN = -0.3, 0.15
 #: Axes of [slice, height, width], which run towards superior, left, anterior.
 MIRRORS = {"left to right": 1, "front to back": 2, "upside down": 0}
 
+#: Share of the brain's brightness above which a voxel is in the head.
+HEAD = 0.3
+
 #: Where nothing has to be done.
 NO_NEED = "nothing to do"
 
@@ -77,7 +82,7 @@ def check_adc_unit(reading: Reading) -> Iterator[Remark]:
     if reading.adc_scale is None:
         return
     path = reading.volumes["adc"].path
-    median = median_adc(reading.images)
+    median = reading.median_adc
     unit = next(u for u, factor in ADC_UNITS.items() if factor == reading.adc_scale)
     likely = unit_of_median(median)
     low, high = USUAL_MEDIAN
@@ -102,8 +107,8 @@ def check_b_value(reading: Reading) -> Iterator[Remark]:
     try:
         b_value, said_by = _b_value(dwi.path)
     except ValueError as error:
-        message = f"has a sidecar with no readable b-value ({error})"
-        yield "warning", dwi.path, message, "write the .bval or .json file again, or remove it"
+        message = f"has no readable b-value beside it ({error})"
+        yield "warning", dwi.path, message, "write its .bval or .json file again, or remove it"
         return
     low, high = USUAL_B_VALUE
     if b_value is None or low <= b_value <= high:
@@ -118,12 +123,13 @@ def check_b_value(reading: Reading) -> Iterator[Remark]:
 
 
 def _b_value(path: Path) -> tuple[float | None, str]:
-    """The b-value nearest 1000 that stands beside an image, and in which file."""
-    stem = path.name.removesuffix(".gz").rpartition(".")[0]
-    table, sidecar = (path.with_name(stem + suffix) for suffix in (".bval", ".json"))
-    if table.is_file():
-        values = [float(value) for value in table.read_text(encoding="utf-8").split()]
-        return min(values, key=lambda b: abs(b - 1000), default=None), table.name
+    """The b-value of what is used of an image, and the file beside it that says so."""
+    bvalues = read_bvalues(path)
+    if bvalues is not None:
+        shell = find_shell(bvalues)
+        used = bvalues[shell].mean() if shell.size else bvalues.max(initial=0)
+        return float(used), f"{stem(path)}.bval"
+    sidecar = path.with_name(f"{stem(path)}.json")
     if sidecar.is_file():
         content = json.loads(sidecar.read_text(encoding="utf-8"))
         said = content.get("DiffusionBValue") if isinstance(content, dict) else None
@@ -132,11 +138,11 @@ def _b_value(path: Path) -> tuple[float | None, str]:
 
 
 def check_four_dimensional(reading: Reading) -> Iterator[Remark]:
-    """One volume was taken from several."""
+    """One volume was made of several."""
     for volume in reading.volumes.values():
-        count = np.prod(volume.header["dim"][4:8].clip(1)) if volume.header else 1
-        if count > 1:
-            message = f"holds {count} volumes; the one with b nearest 1000 is used"
+        shape = volume.header.get_data_shape()[3:] if volume.header else ()
+        if np.prod(shape) > 1:
+            message = f"holds {np.prod(shape):.0f} volumes; those with b nearest 1000 are used"
             yield "note", volume.path, message, f"{NO_NEED} if its .bval file is right"
 
 
@@ -189,14 +195,13 @@ def check_mirrored(reading: Reading) -> Iterator[Remark]:
     In one head ADC and DWI are strongly anticorrelated, voxel by voxel: fluid is bright in one
     and dark in the other. A mirrored head loses that.
     """
-    if len(reading.images) < 2 or not reading.brain.any():
+    if len(reading.images) < 2:
         return
     adc, dwi = (reading.images[m] for m in MODALITIES)
-    some = slice(None, None, max(1, len(dwi) // 8))
-    bright = float(dwi[some][reading.brain[some]].mean())
-    as_it_is = _correlation(adc[some], dwi[some], bright)
+    some = slice(None, None, max(1, len(dwi) // 6))
+    as_it_is = _correlation(adc[some], dwi[some], reading.brightness)
     for words, axis in MIRRORS.items():
-        mirrored = _correlation(np.flip(adc, axis)[some], dwi[some], bright)
+        mirrored = _correlation(np.flip(adc, axis)[some], dwi[some], reading.brightness)
         if mirrored < MIRRORED_CORRELATION and mirrored < as_it_is - MIRRORED_GAIN:
             message = f"fits DWI better when turned {words}"
             remedy = "look at both: the voxels or the affine of one of them are mirrored"
@@ -204,9 +209,9 @@ def check_mirrored(reading: Reading) -> Iterator[Remark]:
             return
 
 
-def _correlation(adc: np.ndarray, dwi: np.ndarray, bright: float) -> float:
+def _correlation(adc: np.ndarray, dwi: np.ndarray, brightness: float) -> float:
     """Correlation inside the head, 0 where there is too little of it."""
-    inside = (dwi > 0.3 * bright) & (adc != 0)
+    inside = (dwi > HEAD * brightness) & (adc != 0)
     one, other = adc[inside], dwi[inside]
     if one.size < 200 or one.std() == 0 or other.std() == 0:
         return 0.0
@@ -289,7 +294,7 @@ def check_negative(reading: Reading) -> Iterator[Remark]:
         if low >= 0:
             continue
         count = np.count_nonzero(volume.voxels < 0)
-        share = count / np.count_nonzero(volume.voxels)
+        share = count / np.count_nonzero(volume.voxels != 0)
         message = f"has {count} voxels below 0 (down to {low:.3g})"
         if share > MANY_NEGATIVE:
             message += f", {share:.0%} of those measured"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfrecord_tools.lint_images import NO_NEED, Remark
+from tfrecord_tools.lint_images import HEAD, NO_NEED, Remark
 from tfrecord_tools.study import Reading
 
 #: How far a voxel of a mask may lie from 0 and 1 and still mean them.
@@ -42,7 +42,8 @@ def _files(reading: Reading, volumes):
 def check_mask_values(reading: Reading) -> Iterator[Remark]:
     """Values other than 0 and 1."""
     for path, volume in _files(reading, reading.mask_volumes):
-        values = np.unique(volume.voxels[volume.voxels != 0])
+        voxels = volume.voxels.ravel(order="K")
+        values = np.unique(voxels[voxels != 0])
         if values.size == 0 or values.tolist() == [1]:
             continue
         low, high = float(values[0]), float(values[-1])
@@ -103,12 +104,12 @@ def _share_outside(mask: np.ndarray, reading: Reading) -> float:
     So the dark inside of a head is no outside.
     """
     count = np.count_nonzero(mask)
-    if not count or not reading.brain.any():
+    if not count:
         return 0.0
     main = reading.images.get("dwi", reading.images.get("adc"))
     touched = mask.any(axis=(1, 2))
     mask, image = mask[touched], main[touched]
-    head = image > 0.3 * float(main[reading.brain].mean())
+    head = image > HEAD * reading.brightness
     if np.count_nonzero(mask & ~head) <= OUTSIDE * count:
         return 0.0
     for axis in (1, 2):
@@ -140,9 +141,11 @@ def check_mask_mirrored(reading: Reading) -> Iterator[Remark]:
 
 def _is_mirrored(mask, image, brain, modality: str) -> bool:
     """Whether the contrast of a lesion is found in its mirror image and not in itself."""
+    tissue = image[::8][brain[::8]]
+    touched = mask.any(axis=(1, 2))
+    mask, image = mask[touched], image[touched]
     one_sided = mask & ~np.flip(mask, 1)
     size = np.count_nonzero(one_sided)
-    tissue = image[brain][::8]
     if size < FEWEST_VOXELS or 2 * size < np.count_nonzero(mask) or not tissue.size:
         return False
     sign, wanted, allowed = LESION_CONTRAST[modality]

@@ -94,6 +94,8 @@ class Reading:
         grid: See `Study`; None where no image can be used.
         adc_scale: See `Study`; None where the unit is unknown.
         adc_grid: See `Study`.
+        brain: About the brain, see `find_brain`; None where no image can be used.
+        median_adc: Over the brain, in the file's unit; None where ADC cannot be used.
         faults: One for each reason why there is no study.
     """
 
@@ -105,12 +107,15 @@ class Reading:
     grid: Grid | None
     adc_scale: float | None
     adc_grid: Grid | None
+    brain: np.ndarray | None
+    median_adc: float | None
     faults: tuple[BadFile, ...]
 
     @functools.cached_property
-    def brain(self) -> np.ndarray:
-        """bool [slice, height, width]: about the brain; see `find_brain`."""
-        return find_brain(self.images)
+    def brightness(self) -> float:
+        """Mean over the brain of the image that `brain` was found on."""
+        main = self.images.get("dwi", self.images.get("adc"))
+        return float(main[self.brain].mean()) if self.brain.any() else 0.0
 
     def study(self) -> Study:
         """The study, in a reading without faults."""
@@ -173,14 +178,16 @@ def read_files(files: StudyFiles, adc_unit: str = "auto") -> Reading:
             opened[path] = _read_mask(path)
     mask_volumes = {key: opened[path] for key, path in files.masks.items() if path in opened}
     main = volumes.get("dwi", volumes.get("adc"))
-    scale = adc_grid = None
+    scale = adc_grid = median = None
     for modality, volume in volumes.items():
         with _collecting(faults):
             images[modality] = _image_on(main, volume)
+    brain = find_brain(images) if images else None
     if "adc" in images:
+        median = median_adc(images["adc"], brain)
         adc_grid = None if volumes["adc"].grid.agrees(main.grid) else volumes["adc"].grid
         with _collecting(faults):
-            scale = _adc_scale(images, adc_unit, volumes["adc"].path)
+            scale = _adc_scale(median, adc_unit, volumes["adc"].path)
     for (rater, modality), mask in mask_volumes.items():
         # Whether a mask fits an image that cannot be read is not known.
         image = volumes.get(modality, main if modality not in files.images else None)
@@ -189,7 +196,7 @@ def read_files(files: StudyFiles, adc_unit: str = "auto") -> Reading:
                 masks[rater, modality] = _mask_on(main.grid, mask, modality, image)
     return Reading(
         *(files, volumes, mask_volumes, images, masks, main.grid if main else None),
-        *(scale, adc_grid, tuple(faults)),
+        *(scale, adc_grid, brain, median, tuple(faults)),
     )
 
 
@@ -291,30 +298,24 @@ def find_brain(images: Mapping[str, np.ndarray]) -> np.ndarray:
     return images["adc"] != 0
 
 
-def median_adc(images: Mapping[str, np.ndarray]) -> float:
-    """Median over the brain in the file's unit, 0 where nothing is measured.
+def median_adc(adc: np.ndarray, brain: np.ndarray) -> float:
+    """Median over the brain in the image's unit, 0 where nothing is measured.
 
     Negative voxels count: half of the brain of a z-scored map is negative, and its median of
     about 0 fits no unit. Voxels of exactly 0 were masked out by the scanner.
     """
-    inside = images["adc"][find_brain(images)]
+    inside = adc[brain]
     inside = inside[inside != 0]
     return float(np.median(inside)) if inside.size else 0.0
 
 
-def _adc_scale(images: Mapping[str, np.ndarray], unit: str, path: Path) -> float:
-    """Factor from the file's unit to 1e-3 mm2/s, inferred from the brain's median ADC."""
-    if unit != "auto":
-        return ADC_UNITS[unit]
-    median = median_adc(images)
-    known = unit_of_median(median)
+def _adc_scale(median: float, unit: str, path: Path) -> float:
+    """Factor from the file's unit to 1e-3 mm2/s, by the brain's median where nobody says it."""
+    known = unit_of_median(median) if unit == "auto" else unit
     if known is None:
         raise BadFile(
-            *(
-                "adc-unit",
-                path,
-                f"has a median ADC of {median:g} over the brain, which fits no unit",
-            ),
+            *("adc-unit", path),
+            f"has a median ADC of {median:g} over the brain, which fits no unit",
             f"say which it is with --adc-unit ({', '.join(ADC_UNITS)})",
         )
     return ADC_UNITS[known]
