@@ -1,22 +1,26 @@
-"""NIfTI files: read with care, written on the grid of the image they belong to."""
+"""Images: NIfTI or MetaImage read with care, NIfTI written on the grid of its source."""
 
 import gzip
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.imageglobals import LoggingOutputSuppressor
 
+from tfrecord_tools import metaimage
+from tfrecord_tools.diffusion import find_shell, geometric_mean, read_bvalues
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid
+from tfrecord_tools.image_files import IMAGE_SUFFIXES, MAX_INFLATION, check_declared_size
 
-#: A header that declares more voxels than this is refused before any is read.
-MAX_VOXELS = 2**27
-
-#: No gzip file grows by more than this factor: what declares more is damaged.
-MAX_INFLATION = 1100
+#: What NIfTI files may end in: the older pairs of files as well.
+NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 
 #: Bytes that may follow the voxels of a compressed file.
 MAX_TRAILING_BYTES = 1 << 20
+
+#: An affine whose columns span less than this share of a box of their lengths places no voxel.
+LEAST_BOX = 1e-2
 
 #: Header fields that place an image in space; nothing else of a source's header is copied, since
 #: the free-text ones may name a patient.
@@ -29,20 +33,29 @@ PLACEMENT = (
 def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
     """Read a 3-D image as float32 in file order; trailing axes of length 1 are dropped.
 
+    Of a series with b-values beside it (`.bval`), as FSL keeps DWI, this is the geometric mean
+    over the directions at the b-value nearest to 1000.
+
     Raises:
-        InputError: The file is missing, damaged, not NIfTI, too large, or not 3-D.
+        InputError: The file is missing, damaged, no image, too large, or not 3-D.
     """
     path = Path(path)
+    name = path.name.lower()
+    if not name.endswith((*NIFTI_SUFFIXES, *IMAGE_SUFFIXES)):
+        raise InputError(
+            f"{path} is not NIfTI or MetaImage; convert it to {', '.join(IMAGE_SUFFIXES)}"
+        )
+    read = _read_metaimage if name.endswith((".mha", ".mhd")) else _read_nifti
     try:
-        image = nibabel.load(path)
-        shape = _volume_shape(image, path)
-        voxels = _read_voxels(image, path).reshape(shape)
-        affine = np.asarray(image.affine, np.float64)
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file but a folder or a device; name an image file")
+        voxels, affine = read(path)
     except InputError:
         raise
     except FileNotFoundError as error:
         raise InputError(
-            f"{path} does not exist; check the path (in a table it is relative to the table)"
+            f"{error.filename or path} does not exist; check the path (in a table it is relative "
+            "to the table)"
         ) from error
     except Exception as error:  # nibabel raises many kinds over a damaged file.
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -51,46 +64,95 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
         ) from error
     if voxels.dtype.kind not in "iuf":
         raise InputError(f"{path} holds {voxels.dtype} voxels, not numbers; convert it to scalars")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not _places_voxels(affine):
         raise InputError(f"{path} has an affine that places no voxel; repair its header")
-    with np.errstate(over="ignore"):  # Beyond float32: infinite, which is refused as such.
-        return voxels.astype(np.float32), Grid(shape, affine)
+    # Beyond float32 is infinite, which is refused as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return voxels.astype(np.float32), Grid(voxels.shape, affine)
 
 
-def _volume_shape(image, path: Path) -> tuple[int, int, int]:
-    """The shape without trailing axes of length 1, where it is that of a plausible volume."""
-    if not isinstance(image, nibabel.Nifti1Image):
-        raise InputError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz")
-    shape = image.shape
+def _places_voxels(affine: np.ndarray) -> bool:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not np.isfinite(lengths).all() or lengths.min() < 1e-3:
+        return False
+    return abs(np.linalg.det(affine[:3, :3] / lengths)) >= LEAST_BOX
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with LoggingOutputSuppressor():  # What is wrong with a header is told in our words.
+        image = nibabel.load(path)
+        if not isinstance(image, nibabel.Nifti1Pair):
+            raise InputError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz")
+        affine = np.asarray(image.affine, np.float64)
+        shape = _volume_shape(image.shape)
+        series = None if shape else _find_series(image.shape, path)
+        image = _whole(image, path)
+        if shape:
+            return np.asanyarray(image.dataobj).reshape(shape), affine
+        return geometric_mean(image.dataobj[..., index] for index in series), affine
+
+
+def _read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    header = metaimage.read_header(path)
+    shape = _volume_shape(header.shape)
+    if not shape:
+        raise _not_3d(header.shape, path)
+    return metaimage.read_voxels(header).reshape(shape, order="F"), header.affine
+
+
+def _volume_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """The shape without trailing axes of length 1; None where it is not that of one volume."""
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3 or min(shape) < 1:
+    return shape if len(shape) == 3 and min(shape) >= 1 else None
+
+
+def _find_series(shape: tuple[int, ...], path: Path) -> np.ndarray:
+    """Which volumes of a 4-D file are the DWI, by the b-values beside it."""
+    bvalues = read_bvalues(path) if len(shape) == 4 and min(shape) >= 1 else None
+    if bvalues is None:
+        raise _not_3d(shape, path)
+    if len(bvalues) != shape[3]:
         raise InputError(
-            f"{path} is {len(image.shape)}-D with shape {image.shape}, not one 3-D volume; "
-            "extract the volume that is wanted (b = 1000 for DWI) into a file of its own"
+            f"{path} holds {shape[3]} volumes, but the .bval file beside it {len(bvalues)} "
+            "b-values; correct it"
         )
-    if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
-        raise InputError(f"{path} declares {shape} voxels, too many to be a study; check it")
-    return shape
+    series = find_shell(bvalues)
+    if not series.size:
+        raise InputError(
+            f"{path} holds no diffusion-weighted volume, only b = {bvalues.min():g} to "
+            f"{bvalues.max():g} by the .bval file beside it; give the DWI series"
+        )
+    return series
 
 
-def _read_voxels(image: nibabel.Nifti1Image, path: Path) -> np.ndarray:
-    """Voxels scaled in float64, so that rounding once gives the float32 nearest the source.
+def _not_3d(shape: tuple[int, ...], path: Path) -> InputError:
+    return InputError(
+        f"{path} is {len(shape)}-D with shape {shape}, not one 3-D volume; extract the volume "
+        "that is wanted (b = 1000 for DWI) into a file of its own, or put its b-values beside it "
+        "(.bval)"
+    )
+
+
+def _whole(image: nibabel.Nifti1Pair, path: Path) -> nibabel.Nifti1Pair:
+    """The same image, where it holds what it declares.
 
     Compressed files are read to their end, which checks their CRC: nibabel alone would stop
     after the last voxel and let a flipped bit pass.
     """
-    if path.suffix.lower() != ".gz":
-        return np.asanyarray(image.dataobj)
     stored = image.dataobj
-    size = stored.offset + int(np.prod(stored.shape, dtype=np.int64)) * stored.dtype.itemsize
-    if size > MAX_INFLATION * path.stat().st_size:
-        raise EOFError(f"its header declares {size} bytes, more than it can hold")
+    if not path.name.lower().endswith(".gz"):
+        check_declared_size(stored.shape, stored.dtype.itemsize, None)
+        return image
+    held = path.stat().st_size
+    size = stored.offset + check_declared_size(stored.shape, stored.dtype.itemsize, held)
+    if size > MAX_INFLATION * held:
+        raise ValueError(f"its voxels start at byte {stored.offset}, more than it can hold")
     with gzip.open(path) as file:
         content = file.read(size + MAX_TRAILING_BYTES)
         if file.read(1):
             raise ValueError(f"it holds far more than the {size} bytes that its header declares")
-    return np.asanyarray(type(image).from_bytes(content).dataobj)
+    return type(image).from_bytes(content)
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, Grid]:
@@ -111,6 +173,8 @@ def write_volume(path: Path, volume: np.ndarray, grid: Grid) -> None:
     image.header.set_xyzt_units("mm")
     image.set_sform(grid.affine, code="scanner")
     image.set_qform(grid.affine, code="scanner")
+    if not np.allclose(image.get_qform(), grid.affine, atol=1e-3):
+        image.set_qform(None, code=0)  # A qform holds no sheared axes.
     _write(image, path)
 
 
@@ -119,14 +183,22 @@ def write_like(path: Path, volume: np.ndarray, source: Path) -> None:
 
     Args:
         path: File to write, `.nii.gz`.
-        volume: Array in file order with as many voxels as `source`; bool is stored as uint8.
-        source: Image file whose shape, affine, qform and sform are kept.
+        volume: Array in file order as `read_volume` gives it; bool is stored as uint8.
+        source: Image file whose affine, qform and sform are kept, and whose shape: that of one
+            volume where it is a series.
     """
-    image = nibabel.load(source)
-    written = nibabel.Nifti1Image(_storable(volume).reshape(image.shape), image.affine)
-    if isinstance(image, nibabel.Nifti1Image | nibabel.Nifti1Pair):
-        for field in PLACEMENT:
-            written.header[field] = image.header[field]
+    source = Path(source)
+    if source.name.lower().endswith((".mha", ".mhd")):
+        write_volume(path, volume, Grid(volume.shape, metaimage.read_header(source).affine))
+        return
+    with LoggingOutputSuppressor():
+        image = nibabel.load(source)
+    whole = volume.size == np.prod(image.shape, dtype=np.float64)
+    written = nibabel.Nifti1Image(
+        _storable(volume).reshape(image.shape if whole else volume.shape), image.affine
+    )
+    for field in PLACEMENT:
+        written.header[field] = image.header[field]
     _write(written, path)
 
 
