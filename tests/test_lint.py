@@ -126,6 +126,16 @@ def sidecar(suffix, text):
     return change
 
 
+def series(bvalues):
+    """The DWI followed by an image twice as bright, with b-values beside them."""
+
+    def change(files):
+        rewrite(files.images["dwi"], lambda v: np.stack([v, 2 * v], -1))
+        return sidecar(".bval", bvalues)(files)
+
+    return change
+
+
 def with_nan(voxels):
     voxels = voxels.astype(np.float32)
     voxels[3, 4, 2] = np.nan
@@ -231,6 +241,9 @@ CASES = [
         image("dwi", voxels=lambda v: np.stack([v, v], -1)),
         image("dwi", voxels=lambda v: v[..., None]),
     ),
+    Case("four-dimensional", "note", "DWI.nii.gz", series("900 0")),
+    Case("four-dimensional", "error", "DWI.nii.gz", series("0 0")),
+    Case("four-dimensional", "error", "DWI.nii.gz", series("0 nonsense")),
     Case(
         *("not-finite", "error", "DWI.nii.gz"),
         image("dwi", voxels=with_nan),
@@ -432,6 +445,16 @@ def test_no_unit_that_is_not_known(files):
         examine(files, adc_unit="furlong")
 
 
+# Series
+
+
+@pytest.mark.parametrize(("bvalues", "factor"), [("900 0", 1), ("0 1000", 2)])
+def test_of_a_series_in_any_order_the_diffusion_weighted_image_is_used(files, bvalues, factor):
+    before = examine(files).study.images["dwi"]
+    after = examine(series(bvalues)(files)).study.images["dwi"]
+    np.testing.assert_allclose(after, factor * before, rtol=1e-6)
+
+
 # Every finding at once
 
 
@@ -595,14 +618,15 @@ def test_an_error_exits_with_2_after_the_whole_report(bad_cohort):
     result = command(bad_cohort)
     assert result.returncode == 2
     assert re.fullmatch(
-        r"strokeseg-tf: error: 2 studies of 8 cannot be converted .+\n", result.stderr
+        r"strokeseg-tf: error: 2 of 8 studies cannot be converted: phantom-002, phantom-003; .+\n",
+        result.stderr,
     )
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     order = [line for line in lines if line.startswith("phantom")]
     assert order == ["phantom-002", "phantom-003", "phantom-001"]
     text = " ".join(result.stdout.split())
-    assert "error not-finite: phantom-003/ADC/ADC.nii.gz has 1 voxels that are NaN" in text
+    assert "error not-finite: phantom-003/ADC/ADC.nii.gz has 1 voxel that is NaN" in text
     assert "-> replace them (with 0 outside the head) and try again" in text
     assert text.index("error not-finite") < text.index("warning b-value")
     assert re.search(r"8 studies: 2 errors, \d+ warnings, \d+ notes$", text)

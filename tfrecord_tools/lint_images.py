@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from tfrecord_tools.diffusion import find_shell, read_bvalues
 from tfrecord_tools.grid import Grid
 from tfrecord_tools.image_files import stem
-from tfrecord_tools.study import ADC_UNITS, Reading, unit_of_median
+from tfrecord_tools.study import ADC_UNITS, Reading, describe_difference, unit_of_median
 from tfrecord_tools.study_files import MODALITIES
 
 Remark = tuple[str, Path, str, str]
@@ -151,8 +152,8 @@ def check_grids(reading: Reading) -> Iterator[Remark]:
     adc, dwi = (reading.volumes.get(m) for m in MODALITIES)
     if adc and dwi and "adc" in reading.images and not adc.grid.covers(dwi.grid):
         message = (
-            f"lies on another grid than DWI (shape {adc.grid.shape} against {dwi.grid.shape}, "
-            "or another affine), so it will be resampled to it"
+            f"lies on another grid than DWI ({describe_difference(adc.grid, dwi.grid)}), "
+            "so it will be resampled to it"
         )
         yield "warning", adc.path, message, "check that both show the same head in the same place"
 
@@ -168,9 +169,11 @@ def check_forms(reading: Reading) -> Iterator[Remark]:
     for volume in _placed_files(reading):
         header, shape = volume.header, volume.grid.shape
         if header["qform_code"] > 0 and header["sform_code"] > 0:
-            sform = Grid(shape, header.get_sform())
-            qform = Grid(shape, header.get_qform())
-            if not qform.agrees(sform):
+            try:
+                same = Grid(shape, header.get_sform()).agrees(Grid(shape, header.get_qform()))
+            except (ValueError, HeaderDataError):  # A qform that is no rotation.
+                same = False
+            if not same:
                 message = "is placed in two ways: its qform and its sform differ"
                 remedy = "set the code of the wrong one to 0 in the header (sform is used here)"
                 yield "warning", volume.path, message, remedy
@@ -198,7 +201,7 @@ def check_mirrored(reading: Reading) -> Iterator[Remark]:
     if len(reading.images) < 2:
         return
     adc, dwi = (reading.images[m] for m in MODALITIES)
-    some = slice(None, None, max(1, len(dwi) // 6))
+    some = slice(None, None, max(1, len(dwi) // 6)), slice(None, None, 2), slice(None, None, 2)
     as_it_is = _correlation(adc[some], dwi[some], reading.brightness)
     for words, axis in MIRRORS.items():
         mirrored = _correlation(np.flip(adc, axis)[some], dwi[some], reading.brightness)

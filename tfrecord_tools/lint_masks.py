@@ -132,26 +132,27 @@ def check_mask_large(reading: Reading) -> Iterator[Remark]:
 def check_mask_mirrored(reading: Reading) -> Iterator[Remark]:
     """A lesion that is seen on the other side of the head."""
     modality = "dwi" if "dwi" in reading.images else "adc"
+    image = reading.images[modality]
+    tissue = image[::8][reading.brain[::8]]
+    if not tissue.size:
+        return
+    median = float(np.median(tissue))
+    deviation = 1.4826 * float(np.median(np.abs(tissue - median)))
+    sign, wanted, allowed = LESION_CONTRAST[modality]
     for path, mask in _files(reading, reading.masks):
-        if _is_mirrored(mask, reading.images[modality], reading.brain, modality):
+        here, there = (sign * (level - median) for level in _levels(mask, image))
+        if there >= wanted * deviation > 0 and here <= allowed * deviation:
             message = f"fits {modality.upper()} better when turned left to right"
             remedy = "look at both: the voxels or the affine of one of them are mirrored"
             yield "warning", path, message, remedy
 
 
-def _is_mirrored(mask, image, brain, modality: str) -> bool:
-    """Whether the contrast of a lesion is found in its mirror image and not in itself."""
-    tissue = image[::8][brain[::8]]
+def _levels(mask: np.ndarray, image: np.ndarray) -> tuple[float, float]:
+    """Means of an image over a lesion and over its mirror image; NaN where it tells nothing."""
     touched = mask.any(axis=(1, 2))
     mask, image = mask[touched], image[touched]
     one_sided = mask & ~np.flip(mask, 1)
     size = np.count_nonzero(one_sided)
-    if size < FEWEST_VOXELS or 2 * size < np.count_nonzero(mask) or not tissue.size:
-        return False
-    sign, wanted, allowed = LESION_CONTRAST[modality]
-    median = np.median(tissue)
-    deviation = 1.4826 * np.median(np.abs(tissue - median))
-    here, there = (
-        sign * (float(image[side].mean()) - median) for side in (one_sided, np.flip(one_sided, 1))
-    )
-    return there >= wanted * deviation > 0 and here <= allowed * deviation
+    if size < FEWEST_VOXELS or 2 * size < np.count_nonzero(mask):
+        return np.nan, np.nan
+    return float(image[one_sided].mean()), float(image[np.flip(one_sided, 1)].mean())

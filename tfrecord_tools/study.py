@@ -3,11 +3,14 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.findings import BadFile
@@ -70,8 +73,9 @@ class Volume:
     def header(self) -> nibabel.Nifti1Header | None:
         """The file's header; None where it is not NIfTI."""
         try:
-            header = nibabel.load(self.path).header
-        except nibabel.filebasedimages.ImageFileError:
+            with LoggingOutputSuppressor():  # Whoever asks says what is wrong with it.
+                header = nibabel.load(self.path).header
+        except ImageFileError:
             return None
         return header if isinstance(header, nibabel.Nifti1Header) else None
 
@@ -214,8 +218,9 @@ def _read_image(path: Path) -> Volume:
     low, high = volume.range
     if not np.isfinite((low, high)).all():
         bad = int(volume.voxels.size - np.isfinite(volume.voxels).sum())
+        voxels = "voxel that is" if bad == 1 else "voxels that are"
         raise BadFile(
-            *("not-finite", path, f"has {bad} voxels that are NaN or infinite"),
+            *("not-finite", path, f"has {bad} {voxels} NaN or infinite"),
             "replace them (with 0 outside the head) and try again",
         )
     if low == high:
@@ -238,7 +243,10 @@ def _read(path: Path) -> Volume:
     try:
         return Volume(path, *read_volume(path))
     except InputError as error:
-        message, _, remedy = str(error).removeprefix(f"{path} ").rpartition("; ")
+        text = str(error)
+        if not text.startswith(f"{path} "):  # It speaks of a file beside this one.
+            text = f"{path} cannot be used: {text}"
+        message, _, remedy = text.removeprefix(f"{path} ").rpartition("; ")
         code = "unreadable" if path.is_file() else "missing-file"
         if code == "unreadable" and _declares_4d(path):
             code = "four-dimensional"
@@ -275,11 +283,20 @@ def _mask_on(grid: Grid, mask: Volume, modality: str, image: Volume) -> np.ndarr
     if not mask.grid.covers(grid) and not mask.grid.covers(image.grid):
         raise BadFile(
             *("mask-grid", mask.path),
-            f"lies on another grid than its {modality} image (shape {mask.grid.shape} against "
-            f"{image.grid.shape}, or another affine)",
+            f"lies on another grid than its {modality} image "
+            f"({describe_difference(mask.grid, image.grid)})",
             "draw or resample it on that image",
         )
     return grid.to_slices(resample(lesion, mask.grid, grid, order=0) > 0.5)
+
+
+def describe_difference(grid: Grid, other: Grid) -> str:
+    """In words how one grid differs from another: in shape, else in place."""
+    if grid.canonical.shape != other.canonical.shape:
+        return f"shape {grid.shape} against {other.shape}"
+    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in grid.shape))])
+    shift = np.abs(corners @ (grid.canonical.affine - other.canonical.affine).T).max()
+    return f"the same shape, but up to {shift:.3g} mm away"
 
 
 def _group_of(masks: Mapping[tuple[str, str], np.ndarray]) -> str:

@@ -60,8 +60,9 @@ def run(arguments):
         print("\n".join(lines_of(report, arguments.source)))
     if report.refused:
         raise InputError(
-            f"{_count(len(report.refused), 'study')} of {len(report.studies)} cannot be converted "
-            "as found by lint; mend what it says, or leave them out with convert --skip-bad"
+            f"{len(report.refused)} of {_count(len(report.studies), 'study')} cannot be converted: "
+            f"{_named(report.refused)}; mend what the report says of them, or leave them out with "
+            "convert --skip-bad"
         )
 
 
@@ -97,10 +98,8 @@ def _note(findings, source):
     """One paragraph for a note that may hold for hundreds of studies."""
     first = findings[0]
     studies = list(dict.fromkeys(finding.study for finding in findings))
-    named = ", ".join(studies[:NAMED])
-    if len(studies) > NAMED:
-        named += f" and {len(studies) - NAMED} more"
-    yield from _wrapped(f"note {first.code}, {_count(len(studies), 'study')}: {named}", 0)
+    heading = f"note {first.code}, {_count(len(studies), 'study')}: {_named(studies)}"
+    yield from _wrapped(heading, 0)
     such_as = "such as " if len(findings) > 1 else ""
     yield from _wrapped(such_as + _sentence(first, source), 2)
     yield from _wrapped(f"-> {first.remedy}", 4)
@@ -114,6 +113,12 @@ def _sentence(finding, source):
     inside = finding.file and Path(finding.file).is_relative_to(home)
     file = Path(finding.file).relative_to(home) if inside else finding.file
     return f"{file} {finding.message}".strip()
+
+
+def _named(studies):
+    """The first few ids, and how many more there are."""
+    more = f" and {len(studies) - NAMED} more" if len(studies) > NAMED else ""
+    return ", ".join(studies[:NAMED]) + more
 
 
 def _wrapped(text, indent):
