@@ -3,10 +3,12 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.layouts import LAYOUTS, find_cases, find_studies, foscal_files, pair_of_files
+from tfrecord_tools.study import read_study
 
 CHALLENGE = [
     f"{top}/sub-strokecase000{n}/ses-0001/{deep}sub-strokecase000{n}_ses-0001_{what}.nii.gz"
@@ -32,6 +34,34 @@ FOSCAL = [
     *("p1/1_ADC_axial/ADC.nii.gz", "p1/2_DWI_b1000/DWI.nii.gz"),
     *("p1/Masks/R1/p1_adc.nii.gz", "p1/Masks/R1/p1_dwi.nii.gz", "p1/Masks/R2/p1_DWI.nii.gz"),
     *("p2/ADC/ADC.nii", "notes/readme.txt"),
+]
+SOOP = [
+    *(f"sub-{n}/dwi/sub-{n}_rec-{rec}_dwi.nii.gz" for n in (7, 12) for rec in ("ADC", "TRACE")),
+    *("sub-7/anat/sub-7_FLAIR.nii.gz", "sub-9/dwi/sub-9_rec-ADC_dwi.nii.gz", "participants.tsv"),
+    *(
+        f"derivatives/lesion_masks/sub-{n}/dwi/sub-{n}_space-TRACE_desc-lesion_mask.nii.gz"
+        for n in (7, 9)
+    ),
+]
+#: Masks of the two raters in the folder of the case, as it is handed out, or beside the cases.
+APIS = {
+    where: [
+        *("train_0/train_0_adc.nii.gz", "train_0/train_0_ncct.nii.gz", "train_1/train_1_adc.nii"),
+        *(f"{where}/train_0_r{n}_mask.nii.gz" for n in (1, 2)),
+    ]
+    for where in ("masks", "train_0/masks", "train_0")
+}
+BIDS = [
+    *("sub-a/ses-1/dwi/sub-a_ses-1_adc.nii.gz", "sub-a/ses-1/dwi/sub-a_ses-1_dwi.nii.gz"),
+    *("sub-a/ses-1/dwi/sub-a_ses-1_dwi.bval", "sub-a/ses-1/dwi/sub-a_ses-1_acq-b0_dwi.nii.gz"),
+    *("sub-a/ses-2/dwi/sub-a_ses-2_acq-ADC_dwi.nii.gz", "sub-a/ses-2/dwi/sub-a_ses-2_trace.mha"),
+    *("sub-b/dwi/sub-b_desc-adcmap_dwi.nii", "sub-b/dwi/sub-b_acq-eADC_dwi.nii"),
+    *("sub-b/dwi/sub-b_acq-b1000_dwi.nii", "sub-b/dwi/sub-b_dwi.nii", "sub-b/dwi/sub-b_sbref.nii"),
+    "derivatives/manual/sub-a/ses-1/dwi/sub-a_ses-1_label-lesion_mask.nii.gz",
+    "derivatives/manual/sub-a/ses-1/dwi/sub-a_ses-1_space-MNI_label-lesion_mask.nii.gz",
+    "derivatives/manual/sub-a/ses-1/dwi/sub-a_ses-1_label-brain_mask.nii.gz",
+    "derivatives/manual/sub-b/sub-b_space-ADC_desc-lesion_mask.nii.gz",
+    "derivatives/manual/sub-b/sub-b_space-DWI_desc-lesion_mask.nii.gz",
 ]
 
 
@@ -77,6 +107,148 @@ def test_foscal_is_found_with_masks_by_rater_and_modality(tmp_path, layout):
     assert second.study == "p2" and set(second.images) == {"adc"} and not second.masks
 
 
+@pytest.mark.parametrize("layout", ["auto", "soop", "bids"])
+def test_soop_is_found_with_one_mask_for_both_modalities(tmp_path, layout):
+    first, second, third = find_studies(touch(tmp_path, SOOP), layout)
+    assert [s.study for s in (first, second, third)] == ["sub-12", "sub-7", "sub-9"]
+    assert set(first.images) == {"adc", "dwi"} and not first.masks
+    assert "rec-ADC" in second.images["adc"].name and "rec-TRACE" in second.images["dwi"].name
+    assert (
+        set(second.masks) == {("r1", "adc"), ("r1", "dwi")} and len(set(second.masks.values())) == 1
+    )
+    assert set(third.images) == {"adc"} and set(third.masks) == {("r1", "adc")}
+
+
+@pytest.mark.parametrize("layout", ["auto", "apis"])
+@pytest.mark.parametrize("paths", APIS.values(), ids=APIS)
+def test_apis_is_found_with_adc_alone_and_two_raters(tmp_path, paths, layout):
+    first, second = find_studies(touch(tmp_path, paths), layout)
+    assert (first.study, second.study) == ("train_0", "train_1")
+    assert {m: p.name for m, p in first.images.items()} == {"adc": "train_0_adc.nii.gz"}
+    assert {key: path.name for key, path in first.masks.items()} == {
+        ("r1", "adc"): "train_0_r1_mask.nii.gz",
+        ("r2", "adc"): "train_0_r2_mask.nii.gz",
+    }
+    assert set(second.images) == {"adc"} and not second.masks
+
+
+@pytest.mark.parametrize("top", ["", "rawdata/"])
+@pytest.mark.parametrize("layout", ["auto", "bids"])
+def test_bids_is_found_by_its_entities(tmp_path, layout, top):
+    paths = [path if path.startswith("deriv") else top + path for path in BIDS]
+    one, two, other = find_studies(touch(tmp_path, paths), layout)
+    assert [(s.study, s.patient) for s in (one, two, other)] == [
+        ("sub-a_ses-1", "sub-a"),
+        ("sub-a_ses-2", "sub-a"),
+        ("sub-b", "sub-b"),
+    ]
+    names = [{m: p.name for m, p in s.images.items()} for s in (one, two, other)]
+    assert names == [
+        {"adc": "sub-a_ses-1_adc.nii.gz", "dwi": "sub-a_ses-1_dwi.nii.gz"},
+        {"adc": "sub-a_ses-2_acq-ADC_dwi.nii.gz", "dwi": "sub-a_ses-2_trace.mha"},
+        {"adc": "sub-b_desc-adcmap_dwi.nii", "dwi": "sub-b_acq-b1000_dwi.nii"},
+    ]
+    assert {p.name for p in one.masks.values()} == {"sub-a_ses-1_label-lesion_mask.nii.gz"}
+    assert set(one.masks) == {("r1", "adc"), ("r1", "dwi")} and not two.masks
+    assert {key: path.name for key, path in other.masks.items()} == {
+        ("r1", "adc"): "sub-b_space-ADC_desc-lesion_mask.nii.gz",
+        ("r1", "dwi"): "sub-b_space-DWI_desc-lesion_mask.nii.gz",
+    }
+
+
+def test_the_rawdata_folder_alone_still_has_its_masks(tmp_path):
+    touch(tmp_path, CHALLENGE)
+    assert find_studies(tmp_path / "rawdata") == find_studies(tmp_path)
+
+
+def test_pipelines_of_bids_are_raters(tmp_path):
+    paths = ["sub-a/dwi/sub-a_dwi.nii.gz"] + [
+        f"derivatives/{name}/sub-a/dwi/sub-a_desc-lesion_mask.nii.gz" for name in ("R1", "Senior")
+    ]
+    (study,) = find_studies(touch(tmp_path, paths))
+    assert set(study.masks) == {("r1", "dwi"), ("senior", "dwi")}
+
+
+def test_bids_does_not_choose_between_runs(tmp_path):
+    touch(tmp_path, [f"sub-{s}/dwi/sub-{s}_run-{n}_dwi.nii" for s in "abc" for n in "12"])
+    with pytest.raises(InputError, match=r"3 of 3 studies.*sub-a_run-1_dwi.nii and sub-a_run-2"):
+        find_studies(tmp_path)
+
+
+def test_the_layout_that_explains_most_is_meant(tmp_path):
+    """Eight subjects named as in SOOP and two otherwise: a BIDS set, none of them lost."""
+    touch(
+        tmp_path,
+        [f"sub-{n}/dwi/sub-{n}_rec-{r}_dwi.nii" for n in range(8) for r in ("ADC", "TRACE")],
+    )
+    touch(tmp_path, [f"sub-{n}/dwi/sub-{n}_{s}.nii" for n in (8, 9) for s in ("adc", "dwi")])
+    assert len(find_studies(tmp_path)) == 10
+    assert len(find_studies(tmp_path, "soop")) == 8
+
+
+def test_two_layouts_that_explain_as_much_are_ambiguous(tmp_path):
+    touch(tmp_path, [*CHALLENGE, *FOSCAL[:2], "p3/ADC/ADC.nii", "p3/DWI/DWI.nii"])
+    with pytest.raises(
+        InputError, match="2 studies in the layout isles22 and 2 others in .*foscal"
+    ):
+        find_studies(tmp_path)
+    assert names(find_studies(tmp_path, "foscal")) == ["p1", "p3"]
+
+
+def relocate(cohort, home, place):
+    """The cohort's first studies elsewhere; `place` names an image or mask by study and kind."""
+    for number, files in enumerate(find_studies(cohort)[:3]):
+        kinds = files.images | {f"{rater}_{m}": p for (rater, m), p in files.masks.items()}
+        for kind, source in kinds.items():
+            target = place(number, kind)
+            if target:
+                (home / target).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, home / target)
+
+
+IN_LAYOUT = {
+    "isles22": {
+        "adc": "rawdata/sub-{0}/ses-1/sub-{0}_ses-1_adc.nii.gz",
+        "dwi": "rawdata/sub-{0}/ses-1/sub-{0}_ses-1_dwi.nii.gz",
+        "r1_dwi": "derivatives/sub-{0}/ses-1/sub-{0}_ses-1_msk.nii.gz",
+    },
+    "soop": {
+        "adc": "sub-{0}/dwi/sub-{0}_rec-ADC_dwi.nii.gz",
+        "dwi": "sub-{0}/dwi/sub-{0}_rec-TRACE_dwi.nii.gz",
+        "r1_dwi": "derivatives/lesion_masks/sub-{0}/dwi/"
+        "sub-{0}_space-TRACE_desc-lesion_mask.nii.gz",
+    },
+    "bids": {
+        "adc": "sub-{0}/dwi/sub-{0}_adc.nii.gz",
+        "dwi": "sub-{0}/dwi/sub-{0}_acq-trace_dwi.nii.gz",
+        "r1_adc": "derivatives/r1/sub-{0}/dwi/sub-{0}_space-ADC_label-lesion_mask.nii.gz",
+        "r1_dwi": "derivatives/r1/sub-{0}/dwi/sub-{0}_space-DWI_label-lesion_mask.nii.gz",
+        "r2_dwi": "derivatives/r2/sub-{0}/dwi/sub-{0}_space-DWI_label-lesion_mask.nii.gz",
+    },
+    "apis": {
+        "adc": "case_{0}/case_{0}_adc.nii.gz",
+        "r1_adc": "masks/case_{0}_r1_mask.nii.gz",
+        "r2_adc": "masks/case_{0}_r2_mask.nii.gz",
+    },
+}
+
+
+@pytest.mark.parametrize("layout", IN_LAYOUT)
+def test_a_cohort_in_any_layout_is_read_as_the_same_studies(cohort, tmp_path, layout):
+    places = IN_LAYOUT[layout]
+    relocate(cohort, tmp_path, lambda n, kind: places.get(kind, "").format(n))
+    found = find_studies(tmp_path)
+    assert found == find_studies(tmp_path, layout) and len(found) == 3
+    for files, source in zip(found, find_studies(cohort), strict=False):
+        study, expected = read_study(files), read_study(source)
+        for modality, image in study.images.items():
+            np.testing.assert_array_equal(image, expected.images[modality])
+        for (rater, modality), mask in study.masks.items():
+            drawn_on = modality if f"{rater}_{modality}" in places else "dwi"
+            np.testing.assert_array_equal(mask, expected.masks[rater, drawn_on])
+        assert {"adc", "dwi"} & set(places) == set(study.images) and study.masks
+
+
 def test_the_resource_files_of_macos_are_no_images(tmp_path):
     hidden = [str(Path(path).with_name(f"._{Path(path).name}")) for path in CHALLENGE]
     for study in find_studies(touch(tmp_path, CHALLENGE + hidden)):
@@ -96,8 +268,15 @@ def test_nothing_found_says_what_was_looked_for_and_what_is_there(tmp_path):
         find_studies(tmp_path)
     text = str(refusal.value)
     assert text.startswith(f"no study found in {tmp_path}; looked for isles22: ")
+    assert "\n" not in text
     assert all(layout.looks_for in text for layout in LAYOUTS.values())
     assert "the folder holds a.txt, b.txt, c.txt, d.txt, e.txt, ...; name another" in text
+
+
+def test_nothing_found_names_an_image_that_is_there(tmp_path):
+    touch(tmp_path, ["one/two/._x.nii.gz", "one/two/scan 1.nii.gz"])
+    with pytest.raises(InputError, match=r"holds one and images such as one/two/scan 1.nii.gz;"):
+        find_studies(tmp_path)
 
 
 def test_an_empty_folder_holds_nothing(tmp_path):
@@ -113,7 +292,10 @@ def test_the_wrong_layout_finds_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "layout", "words"),
-    [("nowhere", "auto", "does not exist"), ("", "brats", "known layouts: auto, isles22, foscal")],
+    [
+        ("nowhere", "auto", "does not exist"),
+        ("", "brats", "known layouts: auto, isles22, soop, apis"),
+    ],
 )
 def test_wrong_arguments_are_refused(tmp_path, name, layout, words):
     with pytest.raises(InputError, match=words):
@@ -151,6 +333,33 @@ def test_two_images_in_a_folder_are_a_case_of_its_name(tmp_path):
     touch(tmp_path / "case 7", ["x_ADC.nii.gz", "x_DWI.nii.gz", "readme.txt"])
     (study,) = find_cases([str(tmp_path / "case 7")])
     assert study.study == "case 7" and study.images["adc"].name == "x_ADC.nii.gz"
+
+
+@pytest.mark.parametrize("folder", ["sub-7", "sub-7/dwi"])
+def test_a_subject_of_soop_is_a_case(tmp_path, folder):
+    touch(tmp_path, SOOP)
+    (study,) = find_cases([str(tmp_path / folder)])
+    assert study.study == "sub-7" and set(study.images) == {"adc", "dwi"}
+
+
+def test_images_that_say_their_modality_are_a_case_wherever_they_lie(tmp_path):
+    touch(tmp_path / "new", ["x_rec-ADC_dwi.nii.gz", "x_rec-TRACE_dwi.nii.gz"])
+    (study,) = find_cases([str(tmp_path / "new")])
+    assert {m: p.name for m, p in study.images.items()} == {
+        "adc": "x_rec-ADC_dwi.nii.gz",
+        "dwi": "x_rec-TRACE_dwi.nii.gz",
+    }
+
+
+def test_a_loop_of_links_is_no_study(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "up").symlink_to(tmp_path)
+    for source in (tmp_path, tmp_path / "loop", tmp_path / "deep" / "up" / "deep"):
+        with pytest.raises(InputError):
+            find_studies(source)
+        with pytest.raises(InputError):
+            find_cases([str(source)])
 
 
 def test_a_case_named_twice_or_not_at_all_is_refused(cohort, tmp_path):

@@ -1,5 +1,6 @@
 """Names of image files, and how much one may declare to hold."""
 
+import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,3 +49,24 @@ def check_declared_size(shape: Sequence[int], itemsize: int, inflates_from: int 
     if inflates_from is not None and size > MAX_INFLATION * inflates_from:
         raise ValueError(f"its header declares {size:.0f} bytes, more than it can hold")
     return int(size)
+
+
+def images_matching(folder: Path, *patterns: str) -> list[Path]:
+    """The image files that match, in the order of the patterns, then of their names."""
+    matches = (p for pattern in patterns for p in sorted(folder.glob(pattern)))
+    return list(dict.fromkeys(p for p in matches if is_image(p) and p.is_file()))
+
+
+def first_image(folder: Path, *patterns: str) -> Path | None:
+    """The first of `images_matching`, or None."""
+    return next(iter(images_matching(folder, *patterns)), None)
+
+
+def image_named(folder: Path, name: str) -> Path | None:
+    """The image file of a name without its ending, or None."""
+    return first_image(folder, f"{glob.escape(name)}.*")
+
+
+def those_found(**paths: Path | None) -> dict[str, Path]:
+    """The paths that are not None, by name."""
+    return {name: path for name, path in paths.items() if path is not None}

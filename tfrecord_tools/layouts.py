@@ -1,81 +1,23 @@
 """Where each data set keeps its files: a folder -> `StudyFiles`."""
 
+import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tfrecord_tools.bids_layouts import find_bids, find_isles22, find_soop
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.folder_layouts import find_apis, find_foscal, foscal_files
+from tfrecord_tools.image_files import images_matching, is_image, stem
 from tfrecord_tools.study_files import StudyFiles
 from tfrecord_tools.table import read_table
 
+__all__ = ["LAYOUTS", "Layout", "find_cases", "find_studies", "foscal_files", "pair_of_files"]
 
-def _first(folder: Path, *patterns: str) -> Path | None:
-    """The first file that matches; hidden ones, such as macOS's `._*`, are no images."""
-    matches = (p for pattern in patterns for p in sorted(folder.glob(pattern)))
-    return next((p for p in matches if not p.name.startswith(".") and p.is_file()), None)
-
-
-def _found(**paths: Path | None) -> dict[str, Path]:
-    return {name: path for name, path in paths.items() if path is not None}
-
-
-def find_isles22(source: Path) -> list[StudyFiles]:
-    """ISLES 2022: one mask for both modalities, `rawdata/` and `dwi/` folders optional."""
-    raw = source / "rawdata" if (source / "rawdata").is_dir() else source
-    studies = []
-    for session in sorted(raw.glob("sub-*/ses-*")):
-        images = _found(
-            adc=_first(session, "*_adc.nii*", "*/*_adc.nii*"),
-            dwi=_first(session, "*_dwi.nii*", "*/*_dwi.nii*"),
-        )
-        if not images:
-            continue
-        subject = session.parent.name
-        derived = source / "derivatives" / subject / session.name
-        mask = _first(derived, "*_msk.nii*", "*/*_msk.nii*")
-        masks = {("r1", modality): mask for modality in images} if mask else {}
-        studies.append(StudyFiles(f"{subject}_{session.name}", images, masks, patient=subject))
-    return studies
-
-
-def find_foscal(source: Path) -> list[StudyFiles]:
-    """The paper's own: a folder a study, masks by rater, each modality with its own mask."""
-    studies = []
-    for folder in sorted(p for p in source.glob("[!.]*") if p.is_dir()):
-        images = _found(adc=_first(folder, "*ADC*/ADC.nii*"), dwi=_first(folder, "*DWI*/DWI.nii*"))
-        if not images:
-            continue
-        masks = {}
-        for rater in sorted(p for p in folder.glob("Masks/*") if p.is_dir()):
-            for modality in images:
-                mask = _first(rater, f"*{modality}*.nii*", f"*{modality.upper()}*.nii*")
-                if mask:
-                    masks[rater.name.lower(), modality] = mask
-        studies.append(StudyFiles(folder.name, images, masks))
-    return studies
-
-
-def foscal_files(folder: Path, modalities, masks, *, patient="", group="") -> StudyFiles:
-    """The files of a study that is written in the `foscal` layout; makes their folders.
-
-    Args:
-        folder: The study's folder, named after the study.
-        modalities: Its images.
-        masks: (rater, modality) of its masks.
-        patient: See `StudyFiles`.
-        group: See `StudyFiles`.
-    """
-    files = StudyFiles(
-        folder.name,
-        {m: folder / m.upper() / f"{m.upper()}.nii.gz" for m in modalities},
-        {(rater, m): folder / "Masks" / rater / f"{m}.nii.gz" for rater, m in masks},
-        patient,
-        group,
-    )
-    for file in (*files.images.values(), *files.masks.values()):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    return files
+#: Entries of a folder that are looked at to say what a folder without a study holds.
+MOST_ENTRIES = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +28,15 @@ class Layout:
     looks_for: str
 
 
+#: Where two explain the same files, the first is meant: the special before the general.
 LAYOUTS = {
     "isles22": Layout(find_isles22, "[rawdata/]sub-*/ses-*/*_{adc,dwi}.nii.gz"),
+    "soop": Layout(find_soop, "sub-*/dwi/sub-*_rec-{ADC,TRACE}_dwi.nii.gz"),
+    "apis": Layout(find_apis, "CASE/CASE_adc.nii.gz"),
     "foscal": Layout(find_foscal, "STUDY/*ADC*/ADC.nii.gz and STUDY/*DWI*/DWI.nii.gz"),
+    "bids": Layout(
+        find_bids, "sub-*/[ses-*/]dwi/*_{dwi,adc,trace}.nii.gz with rec-, acq- or desc-ADC"
+    ),
 }
 
 
@@ -97,37 +45,88 @@ def find_studies(source: str | Path, layout: str = "auto") -> list[StudyFiles]:
 
     Args:
         source: Folder, or a `.csv` file (see `read_table`).
-        layout: A name in `LAYOUTS`, or "auto" for the first that finds a study.
+        layout: A name in `LAYOUTS`, or "auto" for the one that explains most images.
 
     Returns:
         The studies, ordered by id.
 
     Raises:
-        InputError: Nothing is found, or two studies share an id.
+        InputError: Nothing is found, two layouts explain different images of the folder equally
+            well, or two studies share an id.
     """
     source = Path(source)
-    if not source.exists():
-        raise InputError(f"{source} does not exist; give a folder of studies or a CSV table")
     if layout not in ("auto", *LAYOUTS):
         raise InputError(f"unknown layout {layout!r}; known layouts: auto, {', '.join(LAYOUTS)}")
-    if source.is_file():
-        studies = read_table(source)
-    else:
-        names = LAYOUTS if layout == "auto" else [layout]
-        studies = next((s for name in names if (s := LAYOUTS[name].find(source))), [])
-        if not studies:
-            raise InputError(_nothing_found(source, names))
+    try:
+        if not source.exists():
+            raise InputError(f"{source} does not exist; give a folder of studies or a CSV table")
+        if not source.is_dir():
+            studies = read_table(source)
+        else:
+            studies = _recognise(source) if layout == "auto" else LAYOUTS[layout].find(source)
+            if not studies:
+                names = LAYOUTS if layout == "auto" else [layout]
+                raise InputError(_nothing_found(source, names))
+    except OSError as error:
+        raise InputError(
+            f"{source} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
     return _unique(sorted(studies, key=lambda s: s.study), source)
+
+
+def _recognise(source: Path) -> list[StudyFiles]:
+    """The studies by the layout that explains most images; none where no layout finds one.
+
+    Raises:
+        InputError: No layout is better than the others, or the only one that fits refuses.
+    """
+    found, refusal = {}, None
+    for name, layout in LAYOUTS.items():
+        try:
+            studies = layout.find(source)
+        except InputError as error:
+            refusal = refusal or error
+            continue
+        if studies:
+            found[name] = studies
+    if not found and refusal:
+        raise refusal
+    if not found:
+        return []
+    explained = {name: _images(studies) for name, studies in found.items()}
+    best = max(found, key=lambda name: (len(explained[name]), _masks(found[name])))
+    for name, images in explained.items():
+        if len(images) == len(explained[best]) and images != explained[best]:
+            raise InputError(
+                f"{source} is ambiguous: it holds {len(found[best])} studies in the layout {best} "
+                f"and {len(found[name])} others in the layout {name}; say which with --layout"
+            )
+    return found[best]
+
+
+def _images(studies: Sequence[StudyFiles]) -> set[Path]:
+    return {path for study in studies for path in study.images.values()}
+
+
+def _masks(studies: Sequence[StudyFiles]) -> int:
+    return sum(len(study.masks) for study in studies)
 
 
 def _nothing_found(source: Path, names) -> str:
     looked = "; ".join(f"{name}: {LAYOUTS[name].looks_for}" for name in names)
     entries = sorted(p.name for p in source.iterdir())
     holds = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "") or "nothing"
+    image = next(_walk_images(source), None)
+    images = f" and images such as {image.relative_to(source)}" if image else ""
     return (
-        f"no study found in {source}; looked for {looked}; the folder holds {holds}; "
+        f"no study found in {source}; looked for {looked}; the folder holds {holds}{images}; "
         "name another folder or describe the studies in a CSV table"
     )
+
+
+def _walk_images(folder: Path) -> Iterator[Path]:
+    files = (Path(home, name) for home, _, names in os.walk(folder) for name in sorted(names))
+    return filter(is_image, itertools.islice(files, MOST_ENTRIES))
 
 
 def _unique(studies: list[StudyFiles], source: Path) -> list[StudyFiles]:
@@ -154,12 +153,19 @@ def _find_case(path: Path, layout: str) -> list[StudyFiles]:
     try:
         return find_studies(path, layout)
     except InputError:
-        if not path.is_dir():
+        studies = path.is_dir() and (_inside_a_cohort(path, layout) or _alone(path))
+        if not studies:
             raise
-        names = LAYOUTS if layout == "auto" else [layout]
-        inside = path.resolve()
-        for cohort in list(inside.parents)[:3]:
-            for name in names:
+        return studies
+
+
+def _inside_a_cohort(path: Path, layout: str) -> list[StudyFiles]:
+    """The studies of a cohort further up whose images all lie in the folder."""
+    inside = path.resolve()
+    for cohort in list(inside.parents)[:3]:
+        for name in LAYOUTS if layout == "auto" else [layout]:
+            # What else is wrong further up is none of this study's business.
+            with contextlib.suppress(InputError, OSError):
                 studies = [
                     study
                     for study in LAYOUTS[name].find(cohort)
@@ -167,16 +173,16 @@ def _find_case(path: Path, layout: str) -> list[StudyFiles]:
                 ]
                 if studies:
                     return studies
-        images = _found(adc=_only(path, "adc"), dwi=_only(path, "dwi"))
-        if not images:
-            raise
-        return [StudyFiles(inside.name, images)]
+    return []
 
 
-def _only(folder: Path, modality: str) -> Path | None:
-    """The one image directly in a folder whose name says its modality."""
-    images = [p for p in sorted(folder.glob("*.nii*")) if modality in p.name.lower()]
-    return images[0] if len(images) == 1 else None
+def _alone(folder: Path) -> list[StudyFiles]:
+    """A study of the images directly in a folder, where each says its modality in its name."""
+    paths = images_matching(folder, "*")
+    adc = [path for path in paths if "adc" in path.name.lower()]
+    dwi = [path for path in paths if "dwi" in path.name.lower() and path not in adc]
+    images = {name: found[0] for name, found in (("adc", adc), ("dwi", dwi)) if len(found) == 1}
+    return [StudyFiles(folder.resolve().name, images)] if images else []
 
 
 def pair_of_files(adc: str | None, dwi: str | None) -> StudyFiles:
@@ -189,7 +195,7 @@ def pair_of_files(adc: str | None, dwi: str | None) -> StudyFiles:
     for modality, path in images.items():
         if not path.is_file():
             raise InputError(f"{path} does not exist; check --{modality}")
-    stems = [path.name.split(".nii")[0] for path in images.values()]
+    stems = [stem(path) for path in images.values()]
     shared = os.path.commonprefix(stems).rstrip("_-. ")
     if len(images) == 1 or not shared:
         folder = Path(os.path.commonpath([path.resolve().parent for path in images.values()]))

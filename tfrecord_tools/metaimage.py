@@ -137,7 +137,7 @@ def _numbers(fields: dict[str, str], name: str, default=None) -> np.ndarray:
 
 def _integers(fields: dict[str, str], name: str) -> list[int]:
     numbers = _numbers(fields, name)
-    if (numbers != np.round(numbers)).any() or (numbers < 1).any():
+    if (numbers != np.round(numbers)).any() or (numbers < 1).any() or (numbers > 2**40).any():
         raise ValueError(f"its header has no valid {name}")
     return [int(number) for number in numbers]
 

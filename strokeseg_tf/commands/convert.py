@@ -14,7 +14,11 @@ def add_arguments(parser):
     """Declare the arguments."""
     parser.add_argument("source", metavar="SOURCE", help="folder of studies, or a CSV table")
     parser.add_argument("out", metavar="OUT", help="shards folder to write")
-    parser.add_argument("--layout", default="auto", help="auto, isles22 or foscal (default: auto)")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        help="auto, isles22, soop, apis, foscal or bids (default: auto)",
+    )
     parser.add_argument(
         "--split",
         metavar="SHARES",

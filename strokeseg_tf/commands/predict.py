@@ -23,7 +23,11 @@ def add_arguments(parser):
     parser.add_argument("-o", "--out", metavar="OUT", required=True, help="folder to write")
     parser.add_argument("--threshold", type=float, help="probability above which a voxel is lesion")
     parser.add_argument("--probabilities", action="store_true", help="write probabilities too")
-    parser.add_argument("--layout", default="auto", help="auto, isles22 or foscal (default: auto)")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        help="auto, isles22, soop, apis, foscal or bids (default: auto)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
