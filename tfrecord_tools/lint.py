@@ -13,32 +13,36 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrecord_tools import lint_images, lint_masks
+from tfrecord_tools import lint_geometry, lint_images, lint_masks
+from tfrecord_tools.adc_unit import check_adc_unit
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.findings import SEVERITIES, Finding, by_severity
 from tfrecord_tools.layouts import find_studies
-from tfrecord_tools.study import Reading, Study, check_adc_unit, read_files
+from tfrecord_tools.reading import Reading, read_files
+from tfrecord_tools.study import Study, build_study
 from tfrecord_tools.study_files import StudyFiles
 
 #: A check by the code of what it finds: a function of a `Reading` that yields (severity, file,
 #: message, remedy). What makes a study unreadable, for prediction too, is found by
-#: `tfrecord_tools.study.read_files`; what only the whole cohort shows, by `find_duplicates`.
+#: `tfrecord_tools.reading.read_files`; what only the whole cohort shows, by `find_duplicates`.
 CHECKS = {
     "missing-modality": lint_images.check_modalities,
     "same-image": lint_images.check_same_image,
     "adc-unit": lint_images.check_adc_unit,
     "b-value": lint_images.check_b_value,
     "four-dimensional": lint_images.check_four_dimensional,
-    "grid": lint_images.check_grids,
-    "two-placements": lint_images.check_forms,
-    "no-orientation": lint_images.check_orientation,
+    "grid": lint_geometry.check_grids,
+    "two-placements": lint_geometry.check_forms,
+    "no-orientation": lint_geometry.check_orientation,
     "mirrored": lint_images.check_mirrored,
-    "spacing": lint_images.check_spacing,
-    "field-of-view": lint_images.check_field_of_view,
-    "anisotropy": lint_images.check_anisotropy,
-    "pixels": lint_images.check_pixels,
-    "single-slice": lint_images.check_slices,
+    "spacing": lint_geometry.check_spacing,
+    "field-of-view": lint_geometry.check_field_of_view,
+    "anisotropy": lint_geometry.check_anisotropy,
+    "pixels": lint_geometry.check_pixels,
+    "stretched": lint_geometry.check_stretched,
+    "single-slice": lint_geometry.check_slices,
     "saturated": lint_images.check_saturated,
+    "outliers": lint_images.check_outliers,
     "negative": lint_images.check_negative,
     "no-mask": lint_masks.check_any_mask,
     "mask-values": lint_masks.check_mask_values,
@@ -80,7 +84,7 @@ def examine(files: StudyFiles, adc_unit: str = "auto") -> Examination:
     findings = by_severity([f.finding(files.study) for f in reading.faults] + _check(reading))
     refused = any(finding.severity == "error" for finding in findings)
     return Examination(
-        study=None if refused else reading.study(),
+        study=None if refused else build_study(reading),
         findings=tuple(findings),
         content={modality: _digest(v.voxels) for modality, v in reading.volumes.items()},
     )

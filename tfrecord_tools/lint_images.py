@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 
+from tfrecord_tools.adc_unit import ADC_UNITS, unit_of_median
 from tfrecord_tools.diffusion import find_shell, read_bvalues
-from tfrecord_tools.grid import Grid
 from tfrecord_tools.image_files import stem
-from tfrecord_tools.study import ADC_UNITS, Reading, describe_difference, unit_of_median
+from tfrecord_tools.reading import Reading
 from tfrecord_tools.study_files import MODALITIES
 
 Remark = tuple[str, Path, str, str]
@@ -24,14 +23,8 @@ USUAL_MEDIAN = (0.55, 1.6)
 #: b-values, in s/mm2, of images that look like the paper's b = 1000.
 USUAL_B_VALUE = (800, 1200)
 
-#: Distance of slices over size of a pixel; 7.2 over 0.83 mm is the paper's utmost.
-MAX_ANISOTROPY = 10
-
-#: Sides of a pixel differ by no more than this share.
-MAX_PIXEL_DIFFERENCE = 0.05
-
-#: In mm: of the slices' distance, of a pixel's side, of the field of view.
-SLICE_MM, PIXEL_MM, FIELD_MM = (0.3, 15), (0.2, 8), (100, 400)
+#: Range of an image over the 99th percentile of the brain; about 5 in stroke studies.
+MAX_RANGE = 12
 
 #: Share of the brain at the largest value from which an image is cut off.
 SATURATED = {"adc": 0.01, "dwi": 0.005}
@@ -70,12 +63,7 @@ def check_same_image(reading: Reading) -> Iterator[Remark]:
     adc, dwi = (reading.volumes.get(m) for m in MODALITIES)
     if adc and dwi and np.array_equal(adc.voxels, dwi.voxels):
         message = f"holds the same voxels as {dwi.path}"
-        yield (
-            "error",
-            adc.path,
-            message,
-            "name the ADC map and the DWI image, not one of them twice",
-        )
+        yield "error", adc.path, message, "name an ADC map and a DWI image"
 
 
 def check_adc_unit(reading: Reading) -> Iterator[Remark]:
@@ -147,51 +135,6 @@ def check_four_dimensional(reading: Reading) -> Iterator[Remark]:
             yield "note", volume.path, message, f"{NO_NEED} if its .bval file is right"
 
 
-def check_grids(reading: Reading) -> Iterator[Remark]:
-    """ADC lies on another grid than DWI."""
-    adc, dwi = (reading.volumes.get(m) for m in MODALITIES)
-    if adc and dwi and "adc" in reading.images and not adc.grid.covers(dwi.grid):
-        message = (
-            f"lies on another grid than DWI ({describe_difference(adc.grid, dwi.grid)}), "
-            "so it will be resampled to it"
-        )
-        yield "warning", adc.path, message, "check that both show the same head in the same place"
-
-
-def _placed_files(reading: Reading):
-    """Every NIfTI file of the study, once."""
-    volumes = {v.path: v for v in (*reading.volumes.values(), *reading.mask_volumes.values())}
-    return [volume for volume in volumes.values() if volume.header]
-
-
-def check_forms(reading: Reading) -> Iterator[Remark]:
-    """The header places the image twice, and differently."""
-    for volume in _placed_files(reading):
-        header, shape = volume.header, volume.grid.shape
-        if header["qform_code"] > 0 and header["sform_code"] > 0:
-            try:
-                same = Grid(shape, header.get_sform()).agrees(Grid(shape, header.get_qform()))
-            except (ValueError, HeaderDataError):  # A qform that is no rotation.
-                same = False
-            if not same:
-                message = "is placed in two ways: its qform and its sform differ"
-                remedy = "set the code of the wrong one to 0 in the header (sform is used here)"
-                yield "warning", volume.path, message, remedy
-
-
-def check_orientation(reading: Reading) -> Iterator[Remark]:
-    """The header does not say how the image lies."""
-    for volume in _placed_files(reading):
-        if volume.header["qform_code"] == volume.header["sform_code"] == 0:
-            message = "does not say how it lies (qform and sform codes are 0): left may be right"
-            yield (
-                "warning",
-                volume.path,
-                message,
-                "convert it from DICOM again, with its orientation",
-            )
-
-
 def check_mirrored(reading: Reading) -> Iterator[Remark]:
     """ADC fits DWI better when mirrored.
 
@@ -215,66 +158,10 @@ def check_mirrored(reading: Reading) -> Iterator[Remark]:
 def _correlation(adc: np.ndarray, dwi: np.ndarray, brightness: float) -> float:
     """Correlation inside the head, 0 where there is too little of it."""
     inside = (dwi > HEAD * brightness) & (adc != 0)
-    one, other = adc[inside], dwi[inside]
+    one, other = (image[inside].astype(np.float64) for image in (adc, dwi))
     if one.size < 200 or one.std() == 0 or other.std() == 0:
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])
-
-
-def check_spacing(reading: Reading) -> Iterator[Remark]:
-    """Voxels of an implausible size."""
-    for volume in reading.volumes.values():
-        slices, *pixel = volume.grid.spacing_mm
-        good = SLICE_MM[0] <= slices <= SLICE_MM[1]
-        if not good or min(pixel) < PIXEL_MM[0] or max(pixel) > PIXEL_MM[1]:
-            message = f"has voxels of {_by((*pixel, slices))} mm"
-            yield "warning", volume.path, message, "correct the spacing in its header"
-
-
-def check_field_of_view(reading: Reading) -> Iterator[Remark]:
-    """Slices too small or too large for a head."""
-    for modality, volume in reading.volumes.items():
-        field = _field_mm(volume.grid)
-        if min(field) < FIELD_MM[0] or max(field) > FIELD_MM[1]:
-            message = f"shows {_by(field)} mm in a slice, which is no view of a head"
-            yield "warning", volume.path, message, f"check the spacing and what {modality} shows"
-
-
-def _field_mm(grid: Grid) -> tuple[float, float]:
-    """Height and width of a slice."""
-    height, width, _ = grid.canonical.shape
-    _, height_mm, width_mm = grid.spacing_mm
-    return height * height_mm, width * width_mm
-
-
-def _by(lengths_mm) -> str:
-    return " x ".join(f"{length:.3g}" for length in lengths_mm)
-
-
-def check_anisotropy(reading: Reading) -> Iterator[Remark]:
-    """Slices far thicker than pixels are wide."""
-    for volume in reading.volumes.values():
-        slices, *pixel = volume.grid.spacing_mm
-        if slices > MAX_ANISOTROPY * min(pixel):
-            message = f"has slices {slices:.3g} mm apart, with pixels of {_by(pixel)} mm"
-            yield "warning", volume.path, message, "check that no slice is missing"
-
-
-def check_pixels(reading: Reading) -> Iterator[Remark]:
-    """Pixels that are not square."""
-    for volume in reading.volumes.values():
-        _, *pixel = volume.grid.spacing_mm
-        if max(pixel) > (1 + MAX_PIXEL_DIFFERENCE) * min(pixel):
-            message = f"has pixels of {_by(pixel)} mm, so the head looks stretched to a network"
-            yield "warning", volume.path, message, "resample it to square pixels"
-
-
-def check_slices(reading: Reading) -> Iterator[Remark]:
-    """A volume of one slice."""
-    for volume in reading.volumes.values():
-        if volume.grid.shape[volume.grid.slice_axis] == 1:
-            message = "has a single slice"
-            yield "warning", volume.path, message, "give the whole volume if there is one"
 
 
 def check_saturated(reading: Reading) -> Iterator[Remark]:
@@ -288,6 +175,20 @@ def check_saturated(reading: Reading) -> Iterator[Remark]:
             message = f"is cut off at {top:g}, where {share:.1%} of the brain lies"
             remedy = "export it again without a window or an 8-bit format"
             yield "warning", reading.volumes[modality].path, message, remedy
+
+
+def check_outliers(reading: Reading) -> Iterator[Remark]:
+    """A few extreme voxels that leave no contrast when the volume is scaled to [0, 1]."""
+    for modality, image in reading.images.items():
+        tissue = image[::4][reading.brain[::4]]
+        usual = float(np.percentile(tissue, 99)) if tissue.size else 0.0
+        low, high = reading.volumes[modality].range
+        if 0 < MAX_RANGE * usual < high - low:
+            message = (
+                f"holds {low:.4g} to {high:.4g} although the brain ends at {usual:.4g}, so that "
+                "scaling to [0, 1] leaves it little contrast"
+            )
+            yield "warning", reading.volumes[modality].path, message, "cut off its extreme voxels"
 
 
 def check_negative(reading: Reading) -> Iterator[Remark]:

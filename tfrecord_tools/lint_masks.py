@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfrecord_tools.lint_images import HEAD, NO_NEED, Remark
-from tfrecord_tools.study import Reading
+from tfrecord_tools.reading import Reading
 
 #: How far a voxel of a mask may lie from 0 and 1 and still mean them.
 EXACT = 1e-3
@@ -66,14 +66,18 @@ def check_mask_values(reading: Reading) -> Iterator[Remark]:
 
 
 def check_mask_empty(reading: Reading) -> Iterator[Remark]:
-    """An empty mask in a study that has a lesion."""
+    """An empty mask: against what else is known of the study, or what makes it a control."""
+    group = reading.files.group
     any_lesion = any(mask.any() for mask in reading.masks.values())
-    if not any_lesion and reading.files.group != "stroke":
-        return
-    why = "another mask of the study has a lesion" if any_lesion else "the study is of a stroke"
     for path, mask in _files(reading, reading.masks):
-        if not mask.any():
+        if mask.any() or (group == "control" and not any_lesion):
+            continue
+        if any_lesion or group == "stroke":
+            why = "another mask of the study has a lesion" if any_lesion else "it is of a stroke"
             yield "warning", path, f"is empty although {why}", "check that nothing was lost"
+        else:
+            message = "is empty, as all masks of the study, which so counts as a control"
+            yield "note", path, message, "say 'stroke' or 'control' in a table, column 'group'"
 
 
 def check_control(reading: Reading) -> Iterator[Remark]:
@@ -133,7 +137,7 @@ def check_mask_mirrored(reading: Reading) -> Iterator[Remark]:
     """A lesion that is seen on the other side of the head."""
     modality = "dwi" if "dwi" in reading.images else "adc"
     image = reading.images[modality]
-    tissue = image[::8][reading.brain[::8]]
+    tissue = image[::8][reading.brain[::8]].astype(np.float64)
     if not tissue.size:
         return
     median = float(np.median(tissue))
@@ -155,4 +159,5 @@ def _levels(mask: np.ndarray, image: np.ndarray) -> tuple[float, float]:
     size = np.count_nonzero(one_sided)
     if size < FEWEST_VOXELS or 2 * size < np.count_nonzero(mask):
         return np.nan, np.nan
-    return float(image[one_sided].mean()), float(image[np.flip(one_sided, 1)].mean())
+    sides = one_sided, np.flip(one_sided, 1)
+    return tuple(float(image[side].mean(dtype=np.float64)) for side in sides)
