@@ -5,6 +5,7 @@ A message is the rest of a sentence that begins with the file.
 
 from collections.abc import Iterator
 
+import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from tfrecord_tools.grid import Grid
@@ -28,7 +29,7 @@ SLICE_MM, PIXEL_MM, FIELD_MM = (0.3, 15), (0.2, 8), (100, 400)
 def check_grids(reading: Reading) -> Iterator[Remark]:
     """ADC lies on another grid than DWI."""
     adc, dwi = (reading.volumes.get(m) for m in MODALITIES)
-    if adc and dwi and "adc" in reading.images and not adc.grid.covers(dwi.grid):
+    if dwi and "adc" in reading.images and reading.adc_grid and not adc.grid.covers(dwi.grid):
         message = (
             f"lies on another grid than DWI ({describe_difference(adc.grid, dwi.grid)}), "
             "so it will be resampled to it"
@@ -48,7 +49,10 @@ def check_forms(reading: Reading) -> Iterator[Remark]:
         header, shape = volume.header, volume.grid.shape
         if header["qform_code"] > 0 and header["sform_code"] > 0:
             try:
-                same = Grid(shape, header.get_sform()).agrees(Grid(shape, header.get_qform()))
+                sform, qform = header.get_sform(), header.get_qform()
+                same = np.allclose(sform, qform, atol=1e-4, rtol=0) or (
+                    Grid(shape, sform).agrees(Grid(shape, qform))
+                )
             except (ValueError, HeaderDataError):  # A qform that is no rotation.
                 same = False
             if not same:

@@ -32,7 +32,7 @@ SATURATED = {"adc": 0.01, "dwi": 0.005}
 #: ADC of fluid, in 1e-3 mm2/s, is above this: a map that is cut off below has lost tissue.
 FLUID_ADC = 2.5
 
-#: Share of the measured voxels below 0 that interpolation does not explain.
+#: Share of the voxels below 0 that interpolation does not explain.
 MANY_NEGATIVE = 0.05
 
 #: Correlation of ADC and DWI that a mirrored ADC must reach, and by how much it must be better.
@@ -61,7 +61,7 @@ def check_modalities(reading: Reading) -> Iterator[Remark]:
 def check_same_image(reading: Reading) -> Iterator[Remark]:
     """ADC and DWI are one image."""
     adc, dwi = (reading.volumes.get(m) for m in MODALITIES)
-    if adc and dwi and np.array_equal(adc.voxels, dwi.voxels):
+    if adc and dwi and adc.range == dwi.range and np.array_equal(adc.voxels, dwi.voxels):
         message = f"holds the same voxels as {dwi.path}"
         yield "error", adc.path, message, "name an ADC map and a DWI image"
 
@@ -168,10 +168,11 @@ def check_saturated(reading: Reading) -> Iterator[Remark]:
     """Many voxels at the largest value."""
     for modality, image in reading.images.items():
         top = reading.volumes[modality].range[1]
+        if modality == "adc" and top * (reading.adc_scale or np.inf) >= FLUID_ADC:
+            continue
         size = np.count_nonzero(reading.brain)
         share = np.count_nonzero(image == top) / size if size else 0.0
-        harmless = modality == "adc" and top * (reading.adc_scale or np.inf) >= FLUID_ADC
-        if share > SATURATED[modality] and not harmless:
+        if share > SATURATED[modality]:
             message = f"is cut off at {top:g}, where {share:.1%} of the brain lies"
             remedy = "export it again without a window or an 8-bit format"
             yield "warning", reading.volumes[modality].path, message, remedy
@@ -180,7 +181,7 @@ def check_saturated(reading: Reading) -> Iterator[Remark]:
 def check_outliers(reading: Reading) -> Iterator[Remark]:
     """A few extreme voxels that leave no contrast when the volume is scaled to [0, 1]."""
     for modality, image in reading.images.items():
-        tissue = image[::4][reading.brain[::4]]
+        tissue = image[::8][reading.brain[::8]]
         usual = float(np.percentile(tissue, 99)) if tissue.size else 0.0
         low, high = reading.volumes[modality].range
         if 0 < MAX_RANGE * usual < high - low:
@@ -198,10 +199,10 @@ def check_negative(reading: Reading) -> Iterator[Remark]:
         if low >= 0:
             continue
         count = np.count_nonzero(volume.voxels < 0)
-        share = count / np.count_nonzero(volume.voxels != 0)
+        share = count / volume.voxels.size
         message = f"has {count} voxels below 0 (down to {low:.3g})"
         if share > MANY_NEGATIVE:
-            message += f", {share:.0%} of those measured"
+            message += f", {share:.0%} of all"
             yield "warning", volume.path, message, "give the image as measured, not standardised"
         else:
             yield "note", volume.path, message, f"{NO_NEED}: interpolation leaves some"

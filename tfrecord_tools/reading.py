@@ -12,6 +12,9 @@ import nibabel
 import numpy as np
 from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from tfrecord_tools.adc_unit import (
     ADC_UNITS,
@@ -38,12 +41,12 @@ class Volume:
     @functools.cached_property
     def header(self) -> nibabel.Nifti1Header | None:
         """The file's header; None where it is not NIfTI."""
-        try:
-            with _silent_nibabel():
-                header = nibabel.load(self.path).header
-        except ImageFileError:
-            return None
-        return header if isinstance(header, nibabel.Nifti1Header) else None
+        with _silent_nibabel():
+            try:
+                with ImageOpener(self.path) as file:  # Three times as fast as `nibabel.load`.
+                    return nibabel.Nifti1Header.from_fileobj(file)
+            except (HeaderDataError, WrapStructError):
+                return _header_of_other_format(self.path)
 
     @functools.cached_property
     def range(self) -> tuple[float, float]:
@@ -84,8 +87,9 @@ class Reading:
     @functools.cached_property
     def brightness(self) -> float:
         """Mean over the brain of the image that `brain` was found on."""
-        main = self.images.get("dwi", self.images.get("adc"))
-        return float(main[self.brain].mean(dtype=np.float64)) if self.brain.any() else 0.0
+        main = self.images.get("dwi", self.images.get("adc"))[::4]  # Enough of it.
+        brain = self.brain[::4]
+        return float(main[brain].mean(dtype=np.float64)) if brain.any() else 0.0
 
 
 def read_files(files: StudyFiles, adc_unit: str = "auto") -> Reading:
@@ -138,6 +142,14 @@ def _collecting(faults: list[BadFile]):
     except BadFile as fault:
         if all((fault.code, fault.file) != (other.code, other.file) for other in faults):
             faults.append(fault)
+
+
+def _header_of_other_format(path: Path) -> nibabel.Nifti1Header | None:
+    try:
+        header = nibabel.load(path).header
+    except ImageFileError:
+        return None
+    return header if isinstance(header, nibabel.Nifti1Header) else None
 
 
 @contextlib.contextmanager
