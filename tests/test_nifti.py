@@ -1,6 +1,11 @@
 """NIfTI files read with care and written in place."""
 
 import gzip
+import io
+import os
+import resource
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -191,6 +196,83 @@ def test_a_mask_with_voxels_that_are_no_numbers_is_refused(tmp_path, value):
     assert "NaN or infinite" in refusal(read_mask, save(tmp_path / "m.nii.gz", array))
 
 
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.mha", "x.mhd"])
+def test_what_is_no_file_is_refused(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).mkdir()
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / name)
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / name).symlink_to(tmp_path / "loop" / name)
+    for home, words in {"folder": "no file", "pipe": "no file", "loop": ""}.items():
+        assert words in refusal(read_volume, tmp_path / home / name)
+    refusal(read_volume, tmp_path / ("long" * 99 + name))
+    refusal(read_volume, tmp_path / "no" / "such" / name)
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.mha"])
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, name):
+    """In a process of its own, which is not root's even where the tests are."""
+    path = tmp_path / name
+    path.write_bytes(b"secret")
+    path.chmod(0)
+    program = (
+        "import os, sys; from tfrecord_tools.nifti import read_volume\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "from tfrecord_tools.errors import InputError\n"
+        "try: read_volume(sys.argv[1])\n"
+        "except InputError as error: print(error)"
+    )
+    for home in (tmp_path, *tmp_path.parents[:2]):
+        home.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
+    assert done.stdout == f"{path} may not be read; check its permissions\n" and not done.stderr
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("pixdim", np.nan), ("pixdim", 0), ("pixdim", np.inf), ("qoffset_x", np.nan)]
+    + [("quatern_b", np.nan), ("quatern_b", 40), ("qoffset_y", np.inf)],
+)
+def test_a_qform_that_is_no_place_is_refused(tmp_path, name, field, value):
+    """Or, where nibabel takes a length of 0 for 1, read as nibabel reads it."""
+    image = nib.Nifti1Image(volume(), None)
+    image.set_sform(None, 0)
+    image.set_qform(AFFINE @ np.diag([1, 1, 1.0, 1]), 1, strip_shears=True)
+    path = tmp_path / "x.nii"
+    nib.save(image, path)
+    header = nib.Nifti1Header.from_fileobj(io.BytesIO(path.read_bytes()), check=False)
+    header[field] = value
+    content = header.binaryblock + path.read_bytes()[348:]
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    if field == "pixdim" and value == 0:
+        read, grid = read_volume(tmp_path / name)
+        np.testing.assert_array_equal(read, volume())
+        assert np.isfinite(grid.affine).all()
+    else:
+        refusal(read_volume, tmp_path / name)
+
+
+def test_bombs_are_refused_by_the_size_they_declare(tmp_path):
+    """Small files of zeros that would fill the memory: as one volume, as a series, on disk."""
+    path = save(tmp_path / "x.nii.gz", volume())
+    header = gzip.decompress(path.read_bytes())[:352]
+    header = bytearray(header)
+    for dims in ([3, 900, 900, 900], [4, 500, 500, 50, 99], [4, 90, 90, 9, 32000]):
+        header[40:56] = np.array(dims + [1] * (8 - len(dims)), "<i2").tobytes()
+        path.write_bytes(gzip.compress(bytes(header)) + gzip.compress(bytes(1 << 24), 9) * 40)
+        (tmp_path / "x.bval").write_text(" ".join(["1000"] * dims[4]) if dims[0] == 4 else "0")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert "to be a study" in refusal(read_volume, path)
+        sparse = tmp_path / "y.nii"
+        sparse.write_bytes(bytes(header))
+        os.truncate(sparse, 1 << 33)
+        (tmp_path / "y.bval").write_text((tmp_path / "x.bval").read_text())
+        assert "to be a study" in refusal(read_volume, sparse)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 15  # KiB
+
+
 # Writing
 
 
@@ -202,6 +284,15 @@ def test_a_volume_written_is_the_volume_read(tmp_path, array):
     np.testing.assert_array_equal(read, array.astype(np.float32))
     np.testing.assert_allclose(grid.affine, AFFINE, rtol=1e-6)
     assert nib.load(path).get_data_dtype() == (np.uint8 if array.dtype == bool else array.dtype)
+
+
+def test_a_sheared_grid_is_written_without_a_qform(tmp_path):
+    """Which cannot hold it; the sform does."""
+    sheared = AFFINE @ np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    write_volume(tmp_path / "x.nii.gz", volume(), Grid(SHAPE, sheared))
+    image = nib.load(tmp_path / "x.nii.gz")
+    assert image.get_qform(coded=True)[1] == 0
+    np.testing.assert_allclose(image.affine, sheared, rtol=1e-6)
 
 
 def source_image(path, shape=SHAPE, qform=1, sform=2, endianness="<"):

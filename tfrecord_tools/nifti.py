@@ -39,17 +39,24 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
     Raises:
         InputError: The file is missing, damaged, no image, too large, or not 3-D.
     """
-    path = Path(path)
+    return _read(Path(path), read_bvalues)
+
+
+def _read(path: Path, find_bvalues) -> tuple[np.ndarray, Grid]:
+    """Read a volume; `find_bvalues` gives a file's b-values, or None where it can be no series."""
     name = path.name.lower()
     if not name.endswith((*NIFTI_SUFFIXES, *IMAGE_SUFFIXES)):
         raise InputError(
             f"{path} is not NIfTI or MetaImage; convert it to {', '.join(IMAGE_SUFFIXES)}"
         )
-    read = _read_metaimage if name.endswith((".mha", ".mhd")) else _read_nifti
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path} is no file but a folder or a device; name an image file")
-        voxels, affine = read(path)
+        path.open("rb").close()  # Tells the reason; nibabel would only guess at the format.
+        if name.endswith((".mha", ".mhd")):
+            voxels, affine = _read_metaimage(path)
+        else:
+            voxels, affine = _read_nifti(path, find_bvalues)
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -57,6 +64,8 @@ def read_volume(path: Path) -> tuple[np.ndarray, Grid]:
             f"{error.filename or path} does not exist; check the path (in a table it is relative "
             "to the table)"
         ) from error
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read; check its permissions") from error
     except Exception as error:  # nibabel raises many kinds over a damaged file.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
@@ -78,14 +87,14 @@ def _places_voxels(affine: np.ndarray) -> bool:
     return abs(np.linalg.det(affine[:3, :3] / lengths)) >= LEAST_BOX
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_nifti(path: Path, find_bvalues) -> tuple[np.ndarray, np.ndarray]:
     with LoggingOutputSuppressor():  # What is wrong with a header is told in our words.
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Pair):
             raise InputError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz")
         affine = np.asarray(image.affine, np.float64)
         shape = _volume_shape(image.shape)
-        series = None if shape else _find_series(image.shape, path)
+        series = None if shape else _find_series(image.shape, path, find_bvalues)
         image = _whole(image, path)
         if shape:
             return np.asanyarray(image.dataobj).reshape(shape), affine
@@ -107,9 +116,9 @@ def _volume_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     return shape if len(shape) == 3 and min(shape) >= 1 else None
 
 
-def _find_series(shape: tuple[int, ...], path: Path) -> np.ndarray:
+def _find_series(shape: tuple[int, ...], path: Path, find_bvalues) -> np.ndarray:
     """Which volumes of a 4-D file are the DWI, by the b-values beside it."""
-    bvalues = read_bvalues(path) if len(shape) == 4 and min(shape) >= 1 else None
+    bvalues = find_bvalues(path) if len(shape) == 4 and min(shape) >= 1 else None
     if bvalues is None:
         raise _not_3d(shape, path)
     if len(bvalues) != shape[3]:
@@ -161,7 +170,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, Grid]:
     Voxels above 0.5 are lesion: a mask stored with a scale slope reads as 0.99999999977, which
     `== 1` and a cast to integers would lose.
     """
-    volume, grid = read_volume(path)
+    volume, grid = _read(Path(path), lambda path: None)
     if not np.isfinite(volume).all():
         raise InputError(f"{path} has NaN or infinite voxels; a mask holds 0 and 1")
     return volume > 0.5, grid
