@@ -57,13 +57,27 @@ def run(arguments):
             }
         )
     else:
-        print("\n".join(lines_of(report, arguments.source)))
+        _print_lines(lines_of(report, arguments.source))
     if report.refused:
         raise InputError(
             f"{len(report.refused)} of {_count(len(report.studies), 'study')} cannot be converted: "
             f"{_named(report.refused)}; mend what the report says of them, or leave them out with "
             "convert --skip-bad"
         )
+
+
+def _print_lines(lines):
+    """Lines on standard output, in colour where that is a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        text = Text(line)
+        text.highlight_regex(r"^  error\b", "bold red")
+        text.highlight_regex(r"^  warning\b", "yellow")
+        text.highlight_regex(r"^    -> .*", "green")
+        console.print(text)
 
 
 def lines_of(report, source):
@@ -126,7 +140,7 @@ def _wrapped(text, indent):
     import textwrap
 
     return textwrap.wrap(
-        text,
+        text.encode(errors="backslashreplace").decode(),  # Names of files may be no text.
         WIDTH,
         initial_indent=" " * indent,
         subsequent_indent=" " * (indent + 2),
