@@ -34,6 +34,7 @@ CHECKS = {
     "grid": lint_geometry.check_grids,
     "two-placements": lint_geometry.check_forms,
     "no-orientation": lint_geometry.check_orientation,
+    "contrast": lint_images.check_contrast,
     "mirrored": lint_images.check_mirrored,
     "spacing": lint_geometry.check_spacing,
     "field-of-view": lint_geometry.check_field_of_view,

@@ -38,6 +38,9 @@ MANY_NEGATIVE = 0.05
 #: Correlation of ADC and DWI that a mirrored ADC must reach, and by how much it must be better.
 MIRRORED_CORRELATION, MIRRORED_GAIN = -0.3, 0.15
 
+#: Correlation of ADC and DWI that no diffusion-weighted image has: -0.4 to -0.9 in one study.
+POSITIVE_CORRELATION = 0.1
+
 #: Axes of [slice, height, width], which run towards superior, left, anterior.
 MIRRORS = {"left to right": 1, "front to back": 2, "upside down": 0}
 
@@ -135,6 +138,15 @@ def check_four_dimensional(reading: Reading) -> Iterator[Remark]:
             yield "note", volume.path, message, f"{NO_NEED} if its .bval file is right"
 
 
+def check_contrast(reading: Reading) -> Iterator[Remark]:
+    """DWI is bright where ADC is high, as no diffusion-weighted image is."""
+    # Beyond that they are one image, which is another finding.
+    if len(reading.images) == 2 and POSITIVE_CORRELATION < _correlation(reading) < 0.999:
+        message = "is bright where ADC is high, as an image at b = 0 is"
+        remedy = "check that it is the b = 1000 image of this study"
+        yield "warning", reading.volumes["dwi"].path, message, remedy
+
+
 def check_mirrored(reading: Reading) -> Iterator[Remark]:
     """ADC fits DWI better when mirrored.
 
@@ -143,11 +155,9 @@ def check_mirrored(reading: Reading) -> Iterator[Remark]:
     """
     if len(reading.images) < 2:
         return
-    adc, dwi = (reading.images[m] for m in MODALITIES)
-    some = slice(None, None, max(1, len(dwi) // 6)), slice(None, None, 2), slice(None, None, 2)
-    as_it_is = _correlation(adc[some], dwi[some], reading.brightness)
+    as_it_is = _correlation(reading)
     for words, axis in MIRRORS.items():
-        mirrored = _correlation(np.flip(adc, axis)[some], dwi[some], reading.brightness)
+        mirrored = _correlation(reading, axis)
         if mirrored < MIRRORED_CORRELATION and mirrored < as_it_is - MIRRORED_GAIN:
             message = f"fits DWI better when turned {words}"
             remedy = "look at both: the voxels or the affine of one of them are mirrored"
@@ -155,9 +165,12 @@ def check_mirrored(reading: Reading) -> Iterator[Remark]:
             return
 
 
-def _correlation(adc: np.ndarray, dwi: np.ndarray, brightness: float) -> float:
-    """Correlation inside the head, 0 where there is too little of it."""
-    inside = (dwi > HEAD * brightness) & (adc != 0)
+def _correlation(reading: Reading, mirrored_along=()) -> float:
+    """Correlation of ADC, as it is or mirrored, and DWI inside the head; 0 where that is small."""
+    adc, dwi = (reading.images[m] for m in MODALITIES)
+    some = slice(None, None, max(1, len(dwi) // 6)), slice(None, None, 2), slice(None, None, 2)
+    adc, dwi = np.flip(adc, mirrored_along)[some], dwi[some]
+    inside = (dwi > HEAD * reading.brightness) & (adc != 0)
     one, other = (image[inside].astype(np.float64) for image in (adc, dwi))
     if one.size < 200 or one.std() == 0 or other.std() == 0:
         return 0.0
