@@ -203,9 +203,11 @@ def write_like(path: Path, volume: np.ndarray, source: Path) -> None:
     with LoggingOutputSuppressor():
         image = nibabel.load(source)
     whole = volume.size == np.prod(image.shape, dtype=np.float64)
-    written = nibabel.Nifti1Image(
-        _storable(volume).reshape(image.shape if whole else volume.shape), image.affine
-    )
+    # NIfTI-2 places in float64, which NIfTI-1 would round.
+    precise = isinstance(image, nibabel.Nifti2Image | nibabel.Nifti2Pair)
+    kind = nibabel.Nifti2Image if precise else nibabel.Nifti1Image
+    shape = image.shape if whole else volume.shape
+    written = kind(_storable(volume).reshape(shape), image.affine)
     for field in PLACEMENT:
         written.header[field] = image.header[field]
     _write(written, path)
