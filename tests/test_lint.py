@@ -705,7 +705,7 @@ def test_an_error_exits_with_2_after_the_whole_report(bad_cohort):
     order = [line for line in lines if line.startswith("phantom")]
     assert order == ["phantom-002", "phantom-003", "phantom-001"]
     text = " ".join(result.stdout.split())
-    assert "error not-finite: phantom-003/ADC/ADC.nii.gz has 1 voxel that is NaN" in text
+    assert "error not-finite: phantom-003/ADC/ADC.nii.gz has 1 voxels that are NaN" in text
     assert "-> replace them (with 0 outside the head) and try again" in text
     assert text.index("error not-finite") < text.index("warning b-value")
     assert re.search(r"8 studies: 2 errors, \d+ warnings, \d+ notes$", text)

@@ -168,9 +168,8 @@ def _read_image(path: Path) -> Volume:
     low, high = volume.range
     if not np.isfinite((low, high)).all():
         bad = int(volume.voxels.size - np.isfinite(volume.voxels).sum())
-        voxels = "voxel that is" if bad == 1 else "voxels that are"
         raise BadFile(
-            *("not-finite", path, f"has {bad} {voxels} NaN or infinite"),
+            *("not-finite", path, f"has {bad} voxels that are NaN or infinite"),
             "replace them (with 0 outside the head) and try again",
         )
     if low == high:
