@@ -35,10 +35,13 @@ FLUID_ADC = 2.5
 #: Share of the voxels below 0 that interpolation does not explain.
 MANY_NEGATIVE = 0.05
 
+#: Correlation of ADC and DWI, from -0.5 to -0.9 in one study, that no mirrored head has.
+WELL_CORRELATED = -0.55
+
 #: Correlation of ADC and DWI that a mirrored ADC must reach, and by how much it must be better.
 MIRRORED_CORRELATION, MIRRORED_GAIN = -0.3, 0.15
 
-#: Correlation of ADC and DWI that no diffusion-weighted image has: -0.4 to -0.9 in one study.
+#: Correlation of ADC and DWI that no diffusion-weighted image has.
 POSITIVE_CORRELATION = 0.1
 
 #: Axes of [slice, height, width], which run towards superior, left, anterior.
@@ -156,6 +159,8 @@ def check_mirrored(reading: Reading) -> Iterator[Remark]:
     if len(reading.images) < 2:
         return
     as_it_is = _correlation(reading)
+    if as_it_is < WELL_CORRELATED:
+        return
     for words, axis in MIRRORS.items():
         mirrored = _correlation(reading, axis)
         if mirrored < MIRRORED_CORRELATION and mirrored < as_it_is - MIRRORED_GAIN:
