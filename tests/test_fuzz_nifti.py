@@ -80,7 +80,8 @@ def damage(content: bytes, kind, what) -> bytes:
         with np.errstate(all="ignore"):
             if field.dtype.kind in "iu":
                 limits = np.iinfo(field.dtype)
-                value = 0 if value != value else int(np.clip(value, limits.min, limits.max))
+                within = np.nan_to_num(value, posinf=2e38, neginf=-2e38)
+                value = max(limits.min, min(limits.max, int(within)))
             raw.structarr[where] = str(value).encode() if field.dtype.kind == "S" else value
         return raw.binaryblock + content[header_size:]
     at = int(where * (min(len(content), 352) if value == "header" else len(content)))
