@@ -32,7 +32,8 @@ def find_brain(images: Mapping[str, np.ndarray]) -> np.ndarray:
     of the slices, away from the noise that some scanners leave around the head.
     """
     if "dwi" in images:
-        return images["dwi"] > images["dwi"].mean(dtype=np.float64)
+        with np.errstate(over="ignore"):  # Of values beyond all reason no voxel is brain.
+            return images["dwi"] > images["dwi"].mean()
     measured = images["adc"] != 0
     middle = np.zeros_like(measured)
     _, height, width = measured.shape

@@ -87,7 +87,7 @@ def examine(files: StudyFiles, adc_unit: str = "auto") -> Examination:
     return Examination(
         study=None if refused else build_study(reading),
         findings=tuple(findings),
-        content={modality: _digest(v.voxels) for modality, v in reading.volumes.items()},
+        content={modality: voxels_checksum(v.voxels) for modality, v in reading.volumes.items()},
     )
 
 
@@ -101,8 +101,8 @@ def _check(reading: Reading) -> list[Finding]:
     ]
 
 
-def _digest(voxels: np.ndarray) -> str:
-    """The first axis of a file runs fastest: the transpose is what lies there byte by byte."""
+def voxels_checksum(voxels: np.ndarray) -> str:
+    """SHA-256 of an image's voxels, float32 in file order: the first axis runs fastest."""
     return hashlib.sha256(np.ascontiguousarray(voxels.T, dtype="<f4")).hexdigest()
 
 

@@ -188,8 +188,7 @@ def check_saturated(reading: Reading) -> Iterator[Remark]:
         top = reading.volumes[modality].range[1]
         if modality == "adc" and top * (reading.adc_scale or np.inf) >= FLUID_ADC:
             continue
-        size = np.count_nonzero(reading.brain)
-        share = np.count_nonzero(image == top) / size if size else 0.0
+        share = np.count_nonzero(image == top) / reading.brain_size
         if share > SATURATED[modality]:
             message = f"is cut off at {top:g}, where {share:.1%} of the brain lies"
             remedy = "export it again without a window or an 8-bit format"

@@ -126,8 +126,7 @@ def _share_outside(mask: np.ndarray, reading: Reading) -> float:
 def check_mask_large(reading: Reading) -> Iterator[Remark]:
     """A lesion that covers most of the brain."""
     for path, mask in _files(reading, reading.masks):
-        brain = np.count_nonzero(reading.brain)
-        covered = np.count_nonzero(mask & reading.brain) / brain if brain else 0.0
+        covered = np.count_nonzero(mask & reading.brain) / reading.brain_size
         if covered > COVERED:
             message = f"covers {covered:.0%} of the brain"
             yield "warning", path, message, "check that it is no brain mask and not inverted"

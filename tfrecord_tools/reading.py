@@ -85,6 +85,11 @@ class Reading:
     faults: tuple[BadFile, ...]
 
     @functools.cached_property
+    def brain_size(self) -> int:
+        """Voxels of the brain, 1 at least."""
+        return max(1, np.count_nonzero(self.brain))
+
+    @functools.cached_property
     def brightness(self) -> float:
         """Mean over the brain of the image that `brain` was found on."""
         main = self.images.get("dwi", self.images.get("adc"))[::4]  # Enough of it.
