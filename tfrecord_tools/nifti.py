@@ -60,6 +60,7 @@ def _read(path: Path, find_bvalues) -> tuple[np.ndarray, Grid]:
     except InputError:
         raise
     except FileNotFoundError as error:
+        # Of a pair of files it may be the other one.
         raise InputError(
             f"{error.filename or path} does not exist; check the path (in a table it is relative "
             "to the table)"
@@ -106,6 +107,11 @@ def _read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
     shape = _volume_shape(header.shape)
     if not shape:
         raise _not_3d(header.shape, path)
+    if not header.data.is_file():
+        raise InputError(
+            f"{path} has its voxels in {header.data.name!r}, which does not exist beside it; keep "
+            "both files together"
+        )
     return metaimage.read_voxels(header).reshape(shape, order="F"), header.affine
 
 
