@@ -156,6 +156,13 @@ def test_bids_is_found_by_its_entities(tmp_path, layout, top):
     }
 
 
+def test_bids_sessions_named_as_in_isles22_are_no_ambiguity(tmp_path):
+    home = "sub-a/ses-1/dwi/sub-a_ses-1"
+    touch(tmp_path, [f"{home}_{what}.nii" for what in ("adc", "acq-b0_dwi", "dwi", "sbref")])
+    (study,) = find_studies(tmp_path)
+    assert [p.name for p in study.images.values()] == ["sub-a_ses-1_adc.nii", "sub-a_ses-1_dwi.nii"]
+
+
 def test_the_rawdata_folder_alone_still_has_its_masks(tmp_path):
     touch(tmp_path, CHALLENGE)
     assert find_studies(tmp_path / "rawdata") == find_studies(tmp_path)
@@ -376,6 +383,9 @@ def test_a_case_named_twice_or_not_at_all_is_refused(cohort, tmp_path):
         ("p1/ADC.nii.gz", "p1/DWI.nii.gz", "p1"),
         ("p1/ADC/ADC.nii.gz", "p1/DWI/DWI.nii", "p1"),
         (None, "case-7.nii.gz", "case-7"),
+        ("case-7_ADC.mha", None, "case-7"),
+        ("p1/ADC.nii.gz", None, "p1"),
+        ("nadc.nii", None, "nadc"),
     ],
 )
 def test_a_pair_is_named_after_what_its_files_share(tmp_path, adc, dwi, study):

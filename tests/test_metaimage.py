@@ -171,7 +171,7 @@ changes = st.lists(
 
 @given(changes, st.booleans())
 @settings(
-    max_examples=300,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -1,5 +1,6 @@
 """Layouts with a folder for each subject, `sub-*`: BIDS in general, SOOP, and ISLES'22."""
 
+import glob
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,17 +18,23 @@ def find_isles22(source: Path) -> list[StudyFiles]:
     raw, home = _raw_and_home(source)
     studies = []
     for session in sorted(raw.glob("sub-*/ses-*")):
+        subject = session.parent.name
         images = those_found(
-            adc=first_image(session, "*_adc.*", "*/*_adc.*"),
-            dwi=first_image(session, "*_dwi.*", "*/*_dwi.*"),
+            adc=_of_session(session, f"{subject}_{session.name}_adc", "*_adc.*"),
+            dwi=_of_session(session, f"{subject}_{session.name}_dwi", "*_dwi.*"),
         )
         if not images:
             continue
-        subject = session.parent.name
         mask = first_image(home / "derivatives" / subject / session.name, "*_msk.*", "*/*_msk.*")
         masks = {("r1", modality): mask for modality in images} if mask else {}
         studies.append(StudyFiles(f"{subject}_{session.name}", images, masks, patient=subject))
     return studies
+
+
+def _of_session(session: Path, name: str, pattern: str) -> Path | None:
+    """An image in a session's folder or one below, by its full name if it can be."""
+    exact = f"{glob.escape(name)}.*"
+    return first_image(session, exact, f"*/{exact}", pattern, f"*/{pattern}")
 
 
 def _raw_and_home(source: Path) -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -194,10 +195,13 @@ def pair_of_files(adc: str | None, dwi: str | None) -> StudyFiles:
     images = {m: Path(p) for m, p in (("adc", adc), ("dwi", dwi)) if p}
     for modality, path in images.items():
         if not path.is_file():
-            raise InputError(f"{path} does not exist; check --{modality}")
+            what = "is no file" if path.exists() else "does not exist"
+            raise InputError(f"{path} {what}; check --{modality}")
     stems = [stem(path) for path in images.values()]
+    if len(images) == 1:
+        stems = [re.sub("(^|[_. -])(adc|dwi)$", "", stems[0], flags=re.IGNORECASE)]
     shared = os.path.commonprefix(stems).rstrip("_-. ")
-    if len(images) == 1 or not shared:
+    if not shared:
         folder = Path(os.path.commonpath([path.resolve().parent for path in images.values()]))
-        shared = shared or folder.name or "study"
+        shared = folder.name or "study"
     return StudyFiles(shared, images)

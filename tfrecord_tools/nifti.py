@@ -1,6 +1,7 @@
 """Images: NIfTI or MetaImage read with care, NIfTI written on the grid of its source."""
 
 import gzip
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -82,14 +83,18 @@ def _read(path: Path, find_bvalues) -> tuple[np.ndarray, Grid]:
 
 
 def _places_voxels(affine: np.ndarray) -> bool:
+    if not np.isfinite(affine).all() or np.abs(affine).max() > 1e9:
+        return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or not np.isfinite(lengths).all() or lengths.min() < 1e-3:
+    if lengths.min() < 1e-3:
         return False
     return abs(np.linalg.det(affine[:3, :3] / lengths)) >= LEAST_BOX
 
 
 def _read_nifti(path: Path, find_bvalues) -> tuple[np.ndarray, np.ndarray]:
-    with LoggingOutputSuppressor():  # What is wrong with a header is told in our words.
+    # What is wrong with a header is told in our words, and what is odd in none.
+    with LoggingOutputSuppressor(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Pair):
             raise InputError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz")
