@@ -70,7 +70,8 @@ def find_studies(source: str | Path, layout: str = "auto") -> list[StudyFiles]:
                 raise InputError(_nothing_found(source, names))
     except OSError as error:
         raise InputError(
-            f"{source} cannot be read ({error.strerror}); check the path and its permissions"
+            f"{error.filename or source} cannot be read ({error.strerror}); check the path and its "
+            "permissions"
         ) from error
     return _unique(sorted(studies, key=lambda s: s.study), source)
 
