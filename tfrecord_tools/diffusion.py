@@ -16,6 +16,12 @@ LOWEST_B = 100
 #: Directions whose b-values differ by no more than this, in s/mm2, belong together.
 SHELL_WIDTH = 50
 
+#: Share of the brightest hundredth at b = 0 below which there is air and noise.
+NOISE = 0.05
+
+#: No tissue has a higher ADC, in 1e-6 mm2/s; free water at body temperature has 3000.
+HIGHEST_ADC = 5000
+
 
 def read_bvalues(image: Path) -> np.ndarray | None:
     """The b-values, float64 in s/mm2, in the `.bval` file beside an image; None without one.
@@ -57,3 +63,21 @@ def geometric_mean(volumes) -> np.ndarray:
         for volume in volumes:
             total, count = total + np.log(np.maximum(volume, 0, dtype=np.float64)), count + 1
     return np.exp(total / count)
+
+
+def derive_adc(weighted: np.ndarray, unweighted: np.ndarray, b_value: float) -> np.ndarray:
+    """ADC = -ln(S_b / S_0) / b in 1e-6 mm2/s, float32, from 0 to `HIGHEST_ADC`.
+
+    It is 0 outside of the head, where the image at b = 0 is below `NOISE` of its brightest
+    hundredth, and where either image is not above 0.
+
+    Args:
+        weighted: S_b.
+        unweighted: S_0, of the same shape.
+        b_value: The b-value in s/mm2 between the two.
+    """
+    high, low = (np.maximum(image, 0, dtype=np.float64) for image in (weighted, unweighted))
+    signal = (high > 0) & (low > NOISE * np.percentile(low, 99))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        adc = np.log(low / high) / b_value * 1e6
+    return np.where(signal, np.clip(adc, 0, HIGHEST_ADC), 0).astype(np.float32)

@@ -1,0 +1,308 @@
+"""The DICOM images of a tree, grouped by patient, study and series."""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+
+from tfrecord_tools.dicom_kinds import (
+    find_b_value,
+    find_frame_b_values,
+    find_kind,
+    frame_types,
+    is_directionless,
+    is_trace,
+)
+from tfrecord_tools.errors import InputError
+
+#: Elements with names of people, each word of which identifies, and others that do as a whole.
+NAMES = (
+    *("PatientName", "OtherPatientNames", "PatientBirthName", "ReferringPhysicianName"),
+    *("PerformingPhysicianName", "OperatorsName", "NameOfPhysiciansReadingStudy"),
+    *("RequestingPhysician", "PhysiciansOfRecord"),
+)
+IDENTIFIERS = (
+    *("PatientID", "OtherPatientIDs", "PatientBirthDate", "PatientAddress", "AccessionNumber"),
+    *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StudyID"),
+    *("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"),
+)
+
+#: Transfer syntaxes whose voxels are stored as they are, so that their bytes can be counted.
+_UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+
+
+@dataclasses.dataclass(frozen=True)
+class DicomFile:
+    """One image file.
+
+    Attributes:
+        path: Where it is.
+        patient: What tells patients apart; never written anywhere.
+        study: (patient, study) it belongs to.
+        series: UID of its series.
+        instance: UID of the image.
+        number: Number of the series.
+        image_type: ImageType and the types of the frames.
+        description: Words of the series and its protocol.
+        b_values: Those of its frames, None where unknown; one for a classic file.
+        isotropic: Whether it says to be without a single direction.
+        position: Along the normal of the slices, in mm; None in an enhanced file or where unknown.
+        truncated: Whether the file is shorter than its header says.
+        private: Words that identify somebody.
+    """
+
+    path: Path
+    patient: tuple[str, ...]
+    study: tuple[str, ...]
+    series: str
+    instance: str
+    number: int
+    image_type: tuple[str, ...]
+    description: str
+    b_values: tuple[float | None, ...]
+    isotropic: bool
+    position: float | None
+    truncated: bool
+    private: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class DicomTree:
+    """What is found in a folder.
+
+    Attributes:
+        files: The MR images, in the order of their paths, without copies.
+        damaged: Positions, from 1 in the order of all paths, of DICOM files that cannot be read.
+        other: How many DICOM files are no MR image.
+        foreign: How many files are not DICOM.
+        all: How many files there are.
+    """
+
+    files: tuple[DicomFile, ...]
+    damaged: tuple[int, ...]
+    other: int
+    foreign: int
+    all: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """The files of one series that are of one kind.
+
+    Attributes:
+        kind: "adc" or "weighted".
+        files: At least one.
+        slices: How many slices a volume of the whole series has; 0 where unknown.
+    """
+
+    kind: str
+    files: tuple[DicomFile, ...]
+    slices: int = 0
+
+    @property
+    def number(self) -> int:
+        """Number of the series."""
+        return self.files[0].number
+
+    @property
+    def is_enhanced(self) -> bool:
+        """Whether files hold several frames."""
+        return any(len(file.b_values) > 1 for file in self.files)
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether its weighted images are means over directions."""
+        return all(
+            file.isotropic or is_trace(file.image_type, file.description) for file in self.files
+        )
+
+
+def find_dicom(source: Path, on_file: Callable[[int, int], None] | None = None) -> DicomTree:
+    """Read the header of every file below a folder, or of one file.
+
+    Messages name files by their position in the order of paths, since paths may name patients.
+
+    Raises:
+        InputError: There is no such folder, or something in it may not be read.
+    """
+    paths = _walk(source)
+    files, damaged, other, foreign = {}, [], 0, 0
+    for number, path in enumerate(paths, 1):
+        try:
+            header = _read_header(path)
+            if header is None:
+                foreign += 1
+            elif header.get("Modality") != "MR" or "Rows" not in header:
+                other += 1
+            else:
+                file = _describe(header, path)
+                files.setdefault((file.study, file.series, file.instance or number), file)
+        except OSError as error:
+            if error.errno is None:
+                damaged.append(number)
+                continue
+            raise InputError(
+                f"file {number} of {len(paths)} in {source}, in the order of their paths, cannot "
+                f"be read ({error.strerror}); check its permissions"
+            ) from None
+        except Exception:  # pydicom raises many kinds over a damaged file.
+            damaged.append(number)
+        if on_file:
+            on_file(number, len(paths))
+    return DicomTree(tuple(files.values()), tuple(damaged), other, foreign, len(paths))
+
+
+def _walk(source: Path) -> list[Path]:
+    if not source.exists():
+        raise InputError(f"{source} does not exist; give a folder of DICOM files")
+    if source.is_file():
+        return [source]
+
+    def refuse(error):
+        raise InputError(
+            f"a folder in {source} cannot be read ({error.strerror}); check its permissions"
+        ) from None
+
+    paths = []
+    for home, folders, names in os.walk(source, onerror=refuse):
+        folders.sort()
+        paths += [Path(home, name) for name in names]
+    return sorted(path for path in paths if path.is_file())
+
+
+def _read_header(path: Path) -> Dataset | None:
+    """The header without the voxels; None where the file is not DICOM."""
+    with open(path, "rb") as file:
+        start = file.read(132)
+    # Old files begin with the first element of group 8, without a preamble.
+    bare = start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
+    if start[128:] != b"DICM" and not bare:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # They repeat values, which may name a patient.
+        return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
+
+
+def _describe(header: Dataset, path: Path) -> DicomFile:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        enhanced = "PerFrameFunctionalGroupsSequence" in header
+        if enhanced:
+            b_values, isotropic = find_frame_b_values(header)
+        else:
+            b_values, isotropic = [find_b_value(header)], is_directionless(header)
+        name = str(header.get("PatientName", "")).replace("^", " ").casefold().split()
+        study = str(header.get("StudyInstanceUID", ""))
+        patient = (str(header.get("PatientID", "")).strip(), " ".join(name))
+        return DicomFile(
+            path,
+            patient=patient if any(patient) else ("", "", study),
+            study=(*patient, study),
+            series=str(header.get("SeriesInstanceUID", "")),
+            instance=str(header.get("SOPInstanceUID", "")),
+            number=int(header.get("SeriesNumber") or 0),
+            image_type=(*map(str, header.get("ImageType") or ()), *frame_types(header)),
+            description=f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}",
+            b_values=tuple(b_values),
+            isotropic=isotropic,
+            position=None if enhanced else _position(header),
+            truncated=_is_truncated(header, path),
+            private=frozenset(_private_words(header)),
+        )
+
+
+def _position(header: Dataset) -> float | None:
+    position, axes = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
+    # A mosaic holds all slices of a volume.
+    if not position or not axes or "MOSAIC" in map(str, header.get("ImageType") or ()):
+        return None
+    axes = np.array(axes, float)
+    return float(np.cross(axes[:3], axes[3:]) @ np.array(position, float))
+
+
+def _is_truncated(header: Dataset, path: Path) -> bool:
+    """Whether a file that is not compressed is too short for its voxels."""
+    if str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", "")) not in _UNCOMPRESSED:
+        return False
+    sizes = (header.get(key) for key in ("Rows", "Columns", "BitsAllocated"))
+    rows, columns, bits = (int(size or 0) for size in sizes)
+    count = int(header.get("NumberOfFrames") or 1) * int(header.get("SamplesPerPixel") or 1)
+    return path.stat().st_size < rows * columns * count * bits // 8
+
+
+def _private_words(header: Dataset):
+    for key in NAMES:
+        words = str(header.get(key) or "").replace("^", " ").replace(",", " ").split()
+        yield from (word.casefold() for word in words if len(word) > 2)
+    for key in IDENTIFIERS:
+        text = str(header.get(key) or "").strip()
+        if len(text) > 2:
+            yield text.casefold()
+
+
+def group_series(files: Sequence[DicomFile]) -> list[Series]:
+    """The series of one study that may be ADC or DWI, in the order of their numbers.
+
+    Of a classic series the b = 0 images, means over directions and single directions become
+    series of their own, and so do maps among them; where only some images say their b-value, the
+    others are b = 0. Enhanced files of a series are kept apart from its classic ones.
+    """
+    found = []
+
+    def key(file):
+        return file.number, file.series, len(file.b_values) > 1
+
+    by_series = itertools.groupby(sorted(files, key=key), key=key)
+    for _, members in by_series:
+        members = list(members)
+        known = sorted({b for file in members for b in file.b_values if b is not None})
+        parts: dict[tuple, list[DicomFile]] = {}
+        for file in members:
+            kind = find_kind(file.image_type, file.description, known)
+            if kind == "other":
+                continue
+            if kind == "weighted" and len(file.b_values) == 1 and known:
+                file = dataclasses.replace(file, b_values=(file.b_values[0] or 0.0,))
+                parts.setdefault((kind, file.isotropic, file.b_values[0]), []).append(file)
+            else:
+                parts.setdefault((kind, file.isotropic, 0.0), []).append(file)
+        slices = len({round(f.position, 2) for f in members if f.position is not None})
+        found += [Series(kind, tuple(part), slices) for (kind, *_), part in parts.items()]
+    return found
+
+
+def find_flaw(series: Series) -> str:
+    """Why a series cannot be converted, in words; "" where nothing speaks against it."""
+    truncated = sum(file.truncated for file in series.files)
+    if truncated:
+        return f"{truncated} of {len(series.files)} files are truncated"
+    positions = [file.position for file in series.files]
+    if series.is_enhanced or None in positions:
+        return ""
+    places, counts = np.unique(np.round(positions, 2), return_counts=True)
+    steps = np.diff(places)
+    if len(places) < 2:
+        return "it holds a single slice"
+    if len(set(counts)) > 1 or len(places) < series.slices or steps.max() > 1.5 * np.median(steps):
+        return "slices are missing"
+    return ""
+
+
+def fingerprint(files: Sequence[DicomFile]) -> str:
+    """Ten hexadecimal digits that the voxels of files alone decide, whatever the files' order."""
+    digests = sorted(hashlib.sha256(_voxel_bytes(file.path)).digest() for file in files)
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:10]
+
+
+def _voxel_bytes(path: Path) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header = pydicom.dcmread(path, specific_tags=["PixelData"], force=True)
+        return bytes(header.get("PixelData") or b"")

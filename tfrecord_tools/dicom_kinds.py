@@ -1,0 +1,159 @@
+"""What a DICOM image shows, by its header: ADC map, diffusion-weighted image, or something else.
+
+Scanners disagree on where they say so; see `find_kind` and `find_b_value` for the places.
+"""
+
+import contextlib
+import re
+from collections.abc import Sequence
+
+from tfrecord_tools.diffusion import LOWEST_B
+
+#: Words of a header that name an ADC map. "eADC" and the exponential image are none.
+_ADC = re.compile(r"(?<![a-z])d?adc(?![a-z])|(?<!exponential )apparent.?diffusion")
+
+#: Maps and images of a diffusion series that are neither ADC nor weighted images.
+_OTHER_MAP = re.compile(
+    r"(?<![a-z])(e(xp)?[-_ ]?adc|exponential|fa|colfa|ga|va|rd|tensor|phase|fractional)(?![a-z])"
+)
+
+#: Words of a header that name a diffusion-weighted series.
+_WEIGHTED = re.compile(
+    r"diff|(?<![a-z])(dwi?|dti|trace|tracew|isotropic|iso|resolve|tensor.b0|b[-_ =]?\d{2,4}t?)"
+    r"(?![a-z])|dwi|tracew"
+)
+
+#: Words of a header that name the mean over directions.
+_TRACE = re.compile(r"trace|isotrop|(?<![a-z])(iso|idwi)(?![a-z])")
+
+#: Private elements that hold the b-value: creator of the block, group, element in the block.
+_PRIVATE_B_VALUES = (
+    ("SIEMENS MR HEADER", 0x0019, 0x0C),
+    ("GEMS_PARM_01", 0x0043, 0x39),
+    ("Philips Imaging DD 001", 0x2001, 0x03),
+    ("Image Private Header", 0x0065, 0x09),
+)
+
+#: GE adds this to b-values to say that they are exact.
+_GE_OFFSET = 1_000_000_000
+
+#: b-values, in s/mm2, above this are damaged headers.
+_HIGHEST_B = 50_000
+
+
+def find_kind(image_type: Sequence[str], description: str, b_values: Sequence[float]) -> str:
+    """ "adc", "weighted" or "other".
+
+    What the scanner writes as the type of the image counts first; people name the series.
+
+    Args:
+        image_type: ImageType, with the frames' own where there are any.
+        description: Description of the series and name of its protocol.
+        b_values: Those known of the whole series.
+    """
+    types, words = " ".join(image_type).lower(), description.lower()
+    if re.search(r"tensor.b0", types):
+        return "weighted"
+    if _OTHER_MAP.search(types) or {"p", "phase map"} & set(types.split()):
+        return "other"
+    if _ADC.search(types):
+        return "adc"
+    # A series with several b-values, called "DWI + ADC", is not yet a map.
+    if _ADC.search(words) and len(b_values) < 2 and not _TRACE.search(types):
+        return "other" if _OTHER_MAP.search(words) else "adc"
+    if _OTHER_MAP.search(re.sub("tensor.b0", "", words)) and not _TRACE.search(types):
+        return "other"
+    # Philips and GE write b = 0 into images that have nothing to do with diffusion.
+    weighted = any(b >= LOWEST_B for b in b_values)
+    return "weighted" if weighted or _WEIGHTED.search(f"{types} {words}") else "other"
+
+
+def is_trace(image_type: Sequence[str], description: str) -> bool:
+    """Whether the words of a header say that this is the mean over directions."""
+    return bool(_TRACE.search(f"{' '.join(image_type)} {description}".lower()))
+
+
+def find_b_value(header) -> float | None:
+    """The b-value of a file's only image in s/mm2, None where the header does not say.
+
+    Looked for in the standard's element, then in those of Siemens, GE, Philips and UIH, then in
+    the comment that Toshiba and Canon wrote before the standard had one, then in the sequence's
+    name (`*ep_b1000t` of Siemens).
+    """
+    found = _plausible(_number(header.get("DiffusionBValue")))
+    if found is not None:
+        return found
+    for creator, group, element in _PRIVATE_B_VALUES:
+        with contextlib.suppress(KeyError):
+            found = _plausible(_number(header.private_block(group, creator)[element].value))
+            if found is not None:
+                return found
+    comment = re.search(r"\bb\s*=\s*(\d+)", str(header.get("ImageComments", "")))
+    named = comment or re.search(r"(?<![a-z])b(\d+)(t|#|$)", str(header.get("SequenceName", "")))
+    return _plausible(float(named[1])) if named else None
+
+
+def find_frame_b_values(header) -> tuple[list[float | None], bool]:
+    """Of an enhanced file: the b-value of each frame, and whether the weighted ones are traces."""
+    shared = _diffusion_group(header.get("SharedFunctionalGroupsSequence"))
+    values, isotropic = [], []
+    for frame in header.get("PerFrameFunctionalGroupsSequence") or ():
+        group = _diffusion_group([frame]) or shared
+        directionality = str(group.get("DiffusionDirectionality", "")) if group else ""
+        value = _plausible(_number(group.get("DiffusionBValue"))) if group else None
+        values.append(0.0 if value is None and directionality == "NONE" else value)
+        if directionality != "NONE":
+            isotropic.append(directionality == "ISOTROPIC")
+    return values, bool(isotropic) and all(isotropic)
+
+
+def frame_types(header) -> list[str]:
+    """The types of an enhanced file's frames, beyond ImageType."""
+    found = []
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for frame in (header.get(groups) or ())[:1]:
+            for types in frame.get("MRImageFrameTypeSequence") or ():
+                found += [str(word) for word in types.get("FrameType") or ()]
+    return found
+
+
+def is_directionless(header) -> bool:
+    """Whether a classic file says of its image that it has no single direction."""
+    if str(header.get("DiffusionDirectionality", "")) == "ISOTROPIC":
+        return True
+    with contextlib.suppress(KeyError):
+        direction = header.private_block(0x2001, "Philips Imaging DD 001")[0x04].value
+        return _text(direction).strip().upper() == "I"
+    return False
+
+
+def _diffusion_group(groups):
+    for group in groups or ():
+        for diffusion in group.get("MRDiffusionSequence") or ():
+            return diffusion
+    return None
+
+
+def _number(value) -> float | None:
+    """A number of an element, whose kind pydicom may not know: private ones can be bytes."""
+    if isinstance(value, bytes) and len(value) in (4, 8) and not value.strip().isdigit():
+        import struct
+
+        return float(struct.unpack("<f" if len(value) == 4 else "<d", value)[0])
+    if not isinstance(value, str | bytes | int | float) and isinstance(value, Sequence):
+        value = value[0] if len(value) else None
+    number = re.match(r"\s*(\d+(\.\d*)?)", _text(value))
+    return float(number[1]) if number else None
+
+
+def _text(value) -> str:
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace")
+    return "" if value is None else str(value)
+
+
+def _plausible(value: float | None) -> float | None:
+    if value is None or not value >= 0:
+        return None
+    value = value - _GE_OFFSET if value >= _GE_OFFSET else value
+    return value if value <= _HIGHEST_B else None

@@ -1,0 +1,205 @@
+"""DICOM series -> volumes, through the program dcm2niix."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from tfrecord_tools.dicom_files import DicomFile, Series
+from tfrecord_tools.diffusion import LOWEST_B, SHELL_WIDTH, geometric_mean, read_bvalues
+from tfrecord_tools.errors import InputError
+from tfrecord_tools.grid import Grid
+
+#: What is kept of the description that dcm2niix writes beside an image; everything else, where
+#: institutions and comments stand even when it is told to leave names out, is not.
+KEPT_FACTS = (
+    *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "MagneticFieldStrength"),
+    *("EchoTime", "RepetitionTime", "ConversionSoftware", "ConversionSoftwareVersion"),
+)
+
+#: Options of dcm2niix: text beside the image without names and dates, no comment in the image, no
+#: settings from the user's home, uncompressed, voxels as stored.
+_OPTIONS = (
+    *("-b", "y", "-ba", "y", "-c", "", "-g", "i", "-z", "n", "-l", "o", "-f", "image", "-w", "2"),
+)
+
+
+class ConversionFailed(Exception):
+    """A series of which dcm2niix makes no volume; the text says why, after "series N: "."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Volumes:
+    """Volumes of one series at one b-value, or an ADC map.
+
+    Attributes:
+        kind: "adc" or "weighted".
+        series: Number of the series.
+        b_value: In s/mm2; None of an ADC map.
+        isotropic: Whether each is a mean over directions.
+        stack: `(x, y, z, volumes)` in file order, with the values that dcm2niix gives.
+        grid: Their grid.
+        facts: What is kept of the description, see `KEPT_FACTS`.
+        files: The files they come from.
+    """
+
+    kind: str
+    series: int
+    b_value: float | None
+    isotropic: bool
+    stack: np.ndarray
+    grid: Grid
+    facts: Mapping[str, object]
+    files: tuple[DicomFile, ...]
+
+    @property
+    def directions(self) -> int:
+        """How many volumes there are."""
+        return self.stack.shape[3]
+
+    @property
+    def origin(self) -> tuple[str, bool]:
+        """The series, classic or enhanced, that they come from."""
+        return self.files[0].series, len(self.files[0].b_values) > 1
+
+    def mean(self) -> np.ndarray:
+        """The geometric mean over the volumes, float32; a single one as it is stored."""
+        if self.directions == 1:
+            return self.stack[..., 0]
+        mean = geometric_mean(self.stack[..., index] for index in range(self.directions))
+        return mean.astype(np.float32)
+
+
+def find_program() -> str:
+    """The dcm2niix program: that of the Python package, else one on the search path.
+
+    Raises:
+        InputError: There is none.
+    """
+    try:
+        from dcm2niix import bin as program
+    except ImportError:
+        program = shutil.which("dcm2niix")
+    if not program or not Path(program).is_file():
+        raise InputError("the program dcm2niix is missing; install it with: pip install dcm2niix")
+    return str(program)
+
+
+def convert_series(
+    series: Series, folder: Path, *, program: str, timeout_s: float
+) -> list[Volumes]:
+    """Convert one series, and sort its volumes by b-value.
+
+    Args:
+        series: What to convert.
+        folder: Empty folder for what lies between; nothing in it is needed afterwards but while
+            the volumes are used.
+        program: See `find_program`.
+        timeout_s: Seconds after which dcm2niix is stopped.
+
+    Raises:
+        ConversionFailed: No volume comes out.
+    """
+    _run(program, series, folder, timeout_s)
+    try:
+        found = [v for path in sorted(folder.glob("out/*.nii")) for v in _read(series, path)]
+    except (ValueError, OSError, nibabel.filebasedimages.ImageFileError):
+        raise ConversionFailed("what dcm2niix made of it cannot be read") from None
+    if not found:
+        raise ConversionFailed("dcm2niix made no volume of it")
+    return found
+
+
+def _read(series: Series, path: Path) -> Iterator[Volumes]:
+    """The volumes of one image that dcm2niix wrote; none of a map in colour or of phases."""
+    facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8", errors="replace"))
+    image = nibabel.load(path)
+    stack = np.asanyarray(image.dataobj)
+    if stack.ndim not in (3, 4) or stack.dtype.kind not in "iuf" or min(stack.shape) < 1:
+        return
+    stack = stack.reshape(*stack.shape[:3], -1)
+    if stack.shape[2] < 2 or "PHASE" in (facts.get("ImageType") or ()):
+        return
+    if series.kind == "adc" or path.stem.endswith("_ADC"):
+        parts = [("adc", None, True, [0])]
+    else:
+        parts = [("weighted", *shell) for shell in _shells(series, path, stack.shape[3])]
+    for kind, b_value, isotropic, indices in parts:
+        yield Volumes(
+            kind,
+            series.number,
+            b_value,
+            isotropic,
+            stack[..., indices],
+            Grid(stack.shape[:3], np.asarray(image.affine, np.float64)),
+            {key: facts[key] for key in KEPT_FACTS if key in facts},
+            series.files,
+        )
+
+
+def _run(program: str, series: Series, folder: Path, timeout_s: float) -> None:
+    """Run dcm2niix on links with neutral names: the files' own may be odd, or those of people."""
+    links, out = folder / "in", folder / "out"
+    links.mkdir()
+    out.mkdir()
+    for index, file in enumerate(series.files):
+        (links / f"{index:06d}.dcm").symlink_to(file.path.resolve())
+    command = [program, *_OPTIONS, "-o", str(out), str(links)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        raise ConversionFailed(f"dcm2niix did not end within {timeout_s:g} s") from None
+    except OSError as error:
+        raise InputError(
+            f"{program} cannot be run ({error.strerror}); install it with: pip install dcm2niix"
+        ) from error
+    # What it prints may name the patient.
+    if done.returncode:
+        raise ConversionFailed(f"dcm2niix failed with status {done.returncode}")
+
+
+def _shells(series: Series, path: Path, count: int) -> Iterator[tuple[float, bool, list[int]]]:
+    """(b-value, whether isotropic, indices) of the volumes of an image of `count` volumes.
+
+    Raises:
+        ConversionFailed: Nothing says the b-values.
+    """
+    said = {b for file in series.files for b in file.b_values}
+    written = read_bvalues(path)
+    if written is not None and len(written) == count:
+        values = written
+    elif len(said) == 1 and None not in said:
+        values = np.full(count, said.pop())
+    else:
+        raise ConversionFailed("nothing says its b-values")
+    directionless = _without_direction(path, count) & (values >= LOWEST_B)
+    mixed = directionless.any() and not directionless[values >= LOWEST_B].all()
+    left = list(range(count))
+    while left:
+        shell = [i for i in left if abs(values[i] - values[left[0]]) <= SHELL_WIDTH]
+        left = [i for i in left if i not in shell]
+        b_value = float(np.mean(values[shell]))
+        means = [i for i in shell if directionless[i]] if mixed else []
+        if means:
+            yield b_value, True, means
+            shell = [i for i in shell if i not in means]
+        if shell:
+            yield b_value, series.isotropic, shell
+
+
+def _without_direction(path: Path, count: int) -> np.ndarray:
+    """Which volumes have the direction (0, 0, 0) in the file that dcm2niix writes."""
+    bvec = path.with_suffix(".bvec")
+    if not bvec.is_file():
+        return np.zeros(count, bool)
+    directions = np.loadtxt(bvec, ndmin=2)
+    if directions.shape != (3, count):
+        return np.zeros(count, bool)
+    return ~directions.any(axis=0)
