@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest
 CORE = models losses metrics optimiser preprocessing augmentation schema reader pipeline training \
 	prediction serving real_data
 
-.PHONY: demo test test-slow test-latest check bench clean
+.PHONY: demo test test-slow test-latest test-beam check bench clean
 
 demo: $(VENV)/installed  ## the main job on a phantom cohort
 	$(BIN)/strokeseg-tf demo --out demo --overwrite
@@ -25,6 +25,9 @@ test-slow: $(VENV)/installed  ## the long ones
 test-latest: .venv-latest/installed  ## the core on the newest TensorFlow, without tensorflow-io
 	.venv-latest/bin/python -m pytest -m "not slow" $(CORE:%=tests/test_%.py)
 
+test-beam: .venv-beam/installed  ## conversion in Apache Beam, whose pins differ from ours
+	.venv-beam/bin/python -m pytest tests/test_beam.py
+
 check: $(VENV)/installed  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,7 +36,7 @@ bench: $(VENV)/installed  ## the claims of the README, measured
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf .venv .venv-latest demo
+	rm -rf .venv .venv-latest .venv-beam demo
 
 # constraints.txt holds the versions that were tested together.
 $(VENV)/installed: setup.cfg constraints.txt
@@ -44,6 +47,11 @@ $(VENV)/installed: setup.cfg constraints.txt
 .venv-latest/installed: setup.cfg
 	$(call new_environment,.venv-latest)
 	.venv-latest/bin/python -m pip install --quiet --upgrade --editable '.[test]'
+	touch $@
+
+.venv-beam/installed: setup.cfg
+	$(call new_environment,.venv-beam)
+	.venv-beam/bin/python -m pip install --quiet --editable '.[beam,test]'
 	touch $@
 
 define new_environment

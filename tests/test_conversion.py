@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -10,11 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tfrecord_tools.atomic import work_folder
 from tfrecord_tools.conversion import convert
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.integrity import check_shards
 from tfrecord_tools.layouts import find_studies
-from tfrecord_tools.reader import read_studies
-from tfrecord_tools.shards import MANIFEST, check_shards, read_dataset_info
+from tfrecord_tools.reader import read_slice_pairs, read_studies
+from tfrecord_tools.shards import MANIFEST, read_dataset_info
 
 HALVES = {"train": 0.5, "test": 0.5}
 
@@ -165,6 +168,87 @@ def test_a_split_file_is_followed_and_a_wrong_one_refused(cohort, tmp_path):
         convert(cohort, tmp_path / "other", split_file=file)
 
 
+# Folds
+
+
+@pytest.fixture(scope="module")
+def folded(cohort, tmp_path_factory):
+    """Three folds of six training studies beside two test studies."""
+    out = tmp_path_factory.mktemp("folds") / "out"
+    convert(cohort, out, shares={"train": 0.75, "test": 0.25}, folds=3)
+    return out
+
+
+def test_folds_are_views_of_one_copy_of_the_records(folded):
+    info = check_shards(folded)
+    assert list(info.splits) == ["train", "test"]
+    assert sum(shard["records"] for shard in info.shards.values()) == sum(
+        study["slices"] for study in info.studies.values()
+    )
+    assert list(info.views) == [
+        f"fold{fold}-{part}" for fold in range(3) for part in ("train", "validation")
+    ]
+    held_out = [info.studies_of(f"fold{fold}-validation") for fold in range(3)]
+    assert sorted(sum(held_out, [])) == sorted(info.splits["train"])
+    assert [len(names) for names in held_out] == [2, 2, 2]
+    for fold, names in enumerate(held_out):
+        training = info.studies_of(f"fold{fold}-train")
+        assert sorted(training + names) == sorted(info.splits["train"])
+
+
+@pytest.mark.parametrize("view", ["fold0-train", "fold1-train", "fold2-validation", "train"])
+def test_a_view_is_read_like_a_split(folded, view):
+    info = read_dataset_info(folded)
+    studies = info.studies_of(view)
+    assert [study.study for study in read_studies(folded, view)] == studies
+    pairs = read_slice_pairs(folded, view)
+    assert pairs.cardinality() == sum(info.studies[study]["slices"] for study in studies)
+    read = dict.fromkeys(pair["study"].decode() for pair in pairs.as_numpy_iterator())
+    assert list(read) == studies
+
+
+def test_a_view_that_is_none_is_answered_with_the_list(folded, shards):
+    with pytest.raises(InputError, match="no split 'fold3-train'; it has train, test, fold0-train"):
+        next(read_studies(folded, "fold3-train"))
+    with pytest.raises(InputError, match="no split 'fold0-train'"):
+        next(read_studies(shards, "fold0-train"))
+
+
+def test_studies_of_a_patient_share_a_fold_and_a_leak_is_found(cohort, tmp_path):
+    home = shutil.copytree(cohort, tmp_path / "cohort")
+    table = with_column(home, "patient", ["a", "a", "b", "b", "c", "c", "d", "d"])
+    out = tmp_path / "out"
+    info = convert(table, out, folds=2).info
+    patients = [{info.studies[s]["patient"] for s in fold} for fold in info.folds]
+    assert patients[0].isdisjoint(patients[1]) and check_shards(out) == info
+    content = json.loads((out / MANIFEST).read_text())
+    for fold in content["folds"]:
+        content["studies"][fold[0]]["patient"] = "Nobody"
+    (out / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(InputError, match="patient Nobody stands in"):
+        check_shards(out)
+
+
+def test_folds_are_the_same_whatever_the_jobs(cohort, folded, tmp_path):
+    convert(cohort, tmp_path / "out", shares={"train": 0.75, "test": 0.25}, folds=3, jobs=2)
+    assert contents(tmp_path / "out") == contents(folded)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"folds": 1}, "1 folds cannot be made"),
+        ({"folds": 9}, "9 folds cannot be made of 8 patients"),
+        ({"folds": 2, "shares": {"a": 1.0}}, "--folds divides the split train"),
+    ],
+    ids=str,
+)
+def test_impossible_folds_are_refused(cohort, tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        convert(cohort, tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
 # Bad studies
 
 
@@ -236,7 +320,7 @@ def test_an_existing_output_is_replaced_on_request_only(cohort, shards, tmp_path
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_an_interrupt_leaves_nothing_half_written(cohort, shards, tmp_path, jobs):
+def test_an_interrupt_loses_nothing_that_is_finished(cohort, shards, tmp_path, jobs):
     out = shutil.copytree(shards, tmp_path / "out")
     before = contents(out)
 
@@ -247,6 +331,11 @@ def test_an_interrupt_leaves_nothing_half_written(cohort, shards, tmp_path, jobs
     with pytest.raises(KeyboardInterrupt):
         convert(cohort, out, jobs=jobs, overwrite=True, on_study=interrupt)
     assert contents(out) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"out", work_folder(out).name}
+    shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    resumed = []
+    convert(cohort, out, shares=shares, jobs=jobs, overwrite=True, on_resume=resumed.append)
+    assert resumed[0] >= 3 and contents(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from tfrecord_tools.framing import frame
 from tfrecord_tools.schema import SCHEMA, decode, encode, parse
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -109,6 +110,31 @@ def test_the_graph_parses_what_decode_does(record):
 @settings(deadline=None, max_examples=10)
 def test_encoding_is_deterministic(record):
     assert encode(record) == encode(dict(reversed(record.items())))
+
+
+@given(records())
+@settings(deadline=None, max_examples=40)
+def test_the_bytes_are_those_of_protobuf(record):
+    """Entry by entry: protobuf's own order of names differs between its versions."""
+    features = tf.train.Example.FromString(encode(record)).features.feature
+    assert set(features) == {n for n in SCHEMA if record[n] is not None}
+    entries = [
+        tf.train.Features(feature={name: features[name]}).SerializeToString()
+        for name in sorted(features)
+    ]
+    expected = tf.train.Example(features=tf.train.Features.FromString(b"".join(entries)))
+    assert tf.train.Example.FromString(encode(record)) == expected
+    assert encode(record).endswith(b"".join(entries))
+
+
+@given(st.lists(st.binary(max_size=300), max_size=4))
+@settings(deadline=None, max_examples=40)
+def test_frames_are_those_of_tensorflow(tmp_path_factory, payloads):
+    path = tmp_path_factory.mktemp("frames") / "x.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for payload in payloads:
+            writer.write(payload)
+    assert path.read_bytes() == b"".join(map(frame, payloads))
 
 
 def test_parse_runs_in_a_pipeline_whatever_is_missing():

@@ -1,13 +1,24 @@
 """Output that appears whole or not at all."""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.names import file_name
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two processes out of one work folder.
+    fcntl = None
+
+#: What stands in a work folder: the output to be, what it replaces, half-written files, the lock.
+NEW, OLD, UNFINISHED, LOCK = "new", "old", "unfinished", "lock"
 
 
 def check_free(out: str | Path, overwrite: bool = False, *, marker: str) -> Path:
@@ -53,6 +64,96 @@ def new_folder(out: str | Path, overwrite: bool = False, *, marker: str) -> Iter
         raise
 
 
+def work_folder(out: str | Path) -> Path:
+    """Where the output `out` is made by `resumable_folder`."""
+    out = Path(os.path.abspath(out))
+    return out.with_name(f".{file_name(out.name)}.partial")
+
+
+@contextlib.contextmanager
+def resumable_folder(out: str | Path, overwrite: bool = False, *, marker: str) -> Iterator[Path]:
+    """A work folder that outlives an interruption; its subfolder `NEW` becomes `out` at the end.
+
+    The block finds in it what an earlier block finished, and writes what is not finished in the
+    subfolder `UNFINISHED`. What stood at `out` is replaced only in the last moment. After an
+    `InputError` the work folder vanishes; after anything else (a kill, Ctrl-C, a full disk) it
+    stays, unless nothing in it is finished. See `check_free` for the arguments.
+
+    Raises:
+        InputError: `out` must not be replaced, or another process is at it.
+    """
+    out, work = Path(os.path.abspath(out)), work_folder(out)
+    _tidy(work, out)
+    check_free(out, overwrite, marker=marker)
+    work.mkdir(parents=True, exist_ok=True)
+    with _locked(work, out):
+        try:
+            (work / NEW).mkdir(exist_ok=True)
+            shutil.rmtree(work / UNFINISHED, ignore_errors=True)
+            (work / UNFINISHED).mkdir()
+            yield work
+            _publish(work, out)
+        except InputError:
+            _remove(work)
+            raise
+        except BaseException:
+            shutil.rmtree(work / UNFINISHED, ignore_errors=True)
+            if not any(path.is_file() and path.name != LOCK for path in work.rglob("*")):
+                _remove(work)
+            raise
+        _remove(work)
+
+
+def _publish(work: Path, out: Path) -> None:
+    if out.exists():
+        os.replace(out, work / OLD)
+    try:
+        os.replace(work / NEW, out)
+    except BaseException:
+        if (work / OLD).exists():
+            os.replace(work / OLD, out)
+        raise
+
+
+def _tidy(work: Path, out: Path) -> None:
+    """Finish what a kill in the last moments of `resumable_folder` left."""
+    for removed in work.parent.glob(f"{glob.escape(work.name)}.*.removed"):
+        shutil.rmtree(removed, ignore_errors=True)
+    if not work.is_dir():
+        return
+    with _locked(work, out):
+        if (work / OLD).exists() and not out.exists():
+            os.replace(work / OLD, out)
+        elif not (work / NEW).exists():  # It has become the output.
+            _remove(work)
+
+
+def _remove(work: Path) -> None:
+    """Remove a work folder; renamed first, so that nobody takes up the half of it."""
+    removed = work.with_name(f"{work.name}.{os.getpid()}.removed")
+    os.replace(work, removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(work: Path, out: Path) -> Iterator[None]:
+    """Keep other processes out; the lock falls with the process, however it ends."""
+    with open(work / LOCK, "a") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.path.samestat(os.fstat(file.fileno()), os.stat(work / LOCK))
+        except (BlockingIOError, FileNotFoundError):
+            free = False
+        except OSError:  # A file system without locks.
+            free = True
+        if not free:
+            raise InputError(
+                f"{out} is being written by another process; wait for it or choose another name"
+            )
+        yield
+
+
 def _replace(partial: Path, out: Path) -> None:
     if not out.exists():
         os.replace(partial, out)
@@ -75,15 +176,24 @@ def _beside(out: Path, suffix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{out.name[:40]}.", suffix=suffix, dir=out.parent))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it into it."""
-    partial = path.with_name(f".{path.name}.partial")
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends well, and vanishes when it does not."""
+    # Its own name in each process: the workers of a killed one may live a moment longer.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        with open(partial, "wb") as file:
+            yield file
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place, then rename it into it."""
+    with new_file(path) as file:
+        file.write(text.encode())
 
 
 def _umask() -> int:

@@ -1,39 +1,54 @@
 """Studies on disk -> a shards folder."""
 
-import concurrent.futures
-import contextlib
 import dataclasses
-import itertools
-import math
-import multiprocessing
-import platform
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import nibabel
-import numpy as np
-
-from tfrecord_tools.atomic import new_folder
+from tfrecord_tools.adc_unit import check_adc_unit
+from tfrecord_tools.atomic import NEW, resumable_folder, work_folder
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.layouts import find_studies
-from tfrecord_tools.nifti import read_mask
-from tfrecord_tools.shards import MANIFEST, DatasetInfo, ShardWriter, shard_name
+from tfrecord_tools.lint import find_duplicates
+from tfrecord_tools.parts import (
+    PARTS,
+    SHARDS,
+    Part,
+    PlannedShard,
+    forget_shard,
+    join_parts,
+    joined_shards,
+    make_part,
+    part_file,
+    versions,
+)
+from tfrecord_tools.shards import MANIFEST, SHARD_PATTERN, DatasetInfo, shard_name
 from tfrecord_tools.splits import (
     DEFAULT_SHARES,
     SplitItem,
     check_no_leak,
     read_split_file,
+    split_folds,
     split_studies,
 )
-from tfrecord_tools.study import Study, check_adc_unit, read_study
+from tfrecord_tools.storage import staged
 from tfrecord_tools.study_files import MODALITIES, StudyFiles
+from tfrecord_tools.workers import in_processes
+
+#: Carries out a picklable function on items, anywhere that sees the same files, and gives the
+#: results in their order.
+Execute = Callable[[Callable, Sequence], Iterator]
 
 
 @dataclasses.dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion did: the manifest, the studies left out and why, and remarks."""
+    """What a conversion did.
+
+    Attributes:
+        info: The manifest.
+        skipped: By study left out, why.
+        remarks: What a user may want to know of the studies.
+    """
 
     info: DatasetInfo
     skipped: Mapping[str, str]
@@ -45,52 +60,76 @@ def convert(
     out: str | Path,
     *,
     layout: str = "auto",
-    shares: Mapping[str, float] = DEFAULT_SHARES,
+    shares: Mapping[str, float] | None = None,
     split_file: str | Path | None = None,
+    folds: int | None = None,
     seed: int = 0,
     shard_mb: float = 64,
     jobs: int = 1,
+    execute: Execute | None = None,
     adc_unit: str = "auto",
     skip_bad: bool = False,
     overwrite: bool = False,
     on_study: Callable[[int, int], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
 ) -> ConversionReport:
     """Convert studies to sharded TFRecords of native slice pairs.
 
-    The result is the same, byte for byte, for the same seed whatever `jobs`. All bad studies are
-    reported at once and nothing is written, unless `skip_bad`.
+    Each study is read once and its records written to a file of their own; then the splits are
+    dealt out and the files joined to shards. The result is the same, byte for byte, for the same
+    seed, whatever `jobs` and whether or not it was interrupted: the same call goes on where the
+    interrupted one was. All bad studies are reported at once and nothing is written, unless
+    `skip_bad`.
 
     Args:
         source: Folder in a known layout, or a CSV table.
         out: Folder to write; it appears whole or not at all.
         layout: See `tfrecord_tools.layouts.find_studies`.
-        shares: Share of the patients by split; ignored where a split file or the table's column
-            `split` says it.
+        shares: Share of the patients by split, `DEFAULT_SHARES` if None (all to `train` where
+            there are folds); ignored where a split file or the table's column `split` says it.
         split_file: CSV with the columns `study, split`.
-        seed: Seed of the splits.
+        folds: Divide the split `train` into so many folds for cross-validation; see
+            `DatasetInfo.views`.
+        seed: Seed of the splits and folds.
         shard_mb: Size of a shard in MB, about.
-        jobs: Processes that read studies.
+        jobs: Processes that read and write studies.
+        execute: What carries out the steps in place of `jobs` processes here, such as a Beam
+            pipeline (`tfrecord_tools.beam_conversion`).
         adc_unit: See `tfrecord_tools.study.read_study`.
         skip_bad: Leave bad studies out instead of stopping.
         overwrite: Replace `out` if it exists.
         on_study: Called with (studies done, studies in all).
+        on_resume: Called with the number of studies that an interrupted conversion had done.
 
     Raises:
-        InputError: Nothing to convert, bad studies, or impossible splits.
+        InputError: Nothing to convert, bad studies, impossible splits, or no room to write.
     """
     if not shard_mb > 0 or jobs < 1:
         raise InputError(f"shard size and jobs must be positive, received {shard_mb} and {jobs}")
     check_adc_unit(adc_unit)
-    with new_folder(out, overwrite, marker=MANIFEST) as folder:
-        scanned, bad = _scan(find_studies(source, layout))
-        splits = _assign(scanned, shares, split_file, seed)
-        plan = _plan(scanned, splits, shard_mb * 1e6)
-        info, unreadable, remarks = _write(folder, plan, jobs, adc_unit, seed, on_study)
-        bad |= unreadable
-        if bad and not (skip_bad and info.studies):
-            raise InputError(_describe_bad(bad, len(scanned) + len(bad) - len(unreadable)))
-        info.write(folder)
-    return ConversionReport(info, bad, remarks)
+    execute = execute or functools.partial(in_processes, jobs=jobs)
+    shares = shares or ({"train": 1.0} if folds else DEFAULT_SHARES)
+    try:
+        with (
+            staged(out, overwrite, marker=MANIFEST, pattern=SHARD_PATTERN) as out,
+            resumable_folder(out, overwrite, marker=MANIFEST) as work,
+        ):
+            studies = find_studies(source, layout)
+            make = functools.partial(make_part, work=work, adc_unit=adc_unit)
+            parts, skipped = _make_parts(work, studies, make, execute, on_study, on_resume)
+            if skipped and not (skip_bad and parts):
+                raise InputError(_describe_bad(skipped, len(studies)))
+            asked = {f.study: f.split for f in studies if f.study in parts}
+            splits = _assign(parts, asked, shares, split_file, seed)
+            by_fold = _assign_folds(parts, splits, folds, seed)
+            plan = _plan(parts, splits, by_fold, shard_mb * 1e6)
+            _remake_parts(work, studies, parts, plan, make, execute)
+            shards = list(execute(functools.partial(join_parts, work=work), plan))
+            info = _describe(parts, splits, by_fold, plan, shards, seed)
+            info.write(work / NEW)
+    except (OSError, MemoryError) as error:
+        raise InputError(_describe_stop(error, work_folder(out))) from error
+    return ConversionReport(info, skipped, [r for part in parts.values() for r in _remarks(part)])
 
 
 def _describe_bad(bad: Mapping[str, str], total: int) -> str:
@@ -101,49 +140,52 @@ def _describe_bad(bad: Mapping[str, str], total: int) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Scanned:
-    """A study before its voxels are read: its files, its place in a split, its size."""
-
-    files: StudyFiles
-    item: SplitItem
-    size_bytes: int
-
-
-def _scan(studies: Sequence[StudyFiles]) -> tuple[list[_Scanned], dict[str, str]]:
-    """Read masks and headers: enough to stratify and to size the shards."""
-    scanned, bad = [], {}
-    for files in studies:
-        try:
-            scanned.append(_scan_study(files))
-        except InputError as error:
-            bad[files.study] = str(error)
-    return scanned, bad
+def _describe_stop(error: OSError | MemoryError, work: Path) -> str:
+    """What stopped a conversion whose studies are not to blame."""
+    if isinstance(error, MemoryError):
+        what = "the memory does not suffice; try fewer --jobs"
+    elif error.errno is None:
+        what = str(error)
+    else:
+        what = f"{error.filename} cannot be written ({error.strerror}); check rights and the disk"
+    if work.exists():
+        what += f"; finished studies are kept in {work}: the same command goes on from there"
+    return what
 
 
-def _scan_study(files: StudyFiles) -> _Scanned:
-    largest, any_lesion = 0.0, False
-    for path in files.masks.values():
-        mask, grid = read_mask(path)
-        any_lesion |= bool(mask.any())
-        largest = max(largest, float(mask.sum()) * grid.voxel_ml)
-    group = files.group or ("unknown" if not files.masks else ["control", "stroke"][any_lesion])
-    reference = files.images.get("dwi") or files.images["adc"]
-    try:
-        voxels = math.prod(nibabel.load(reference).shape[:3])
-    except Exception:  # The full read that follows says what is wrong with the file.
-        voxels = 0
-    size = voxels * (4 * len(files.images) + len(files.masks) / 8)
-    item = SplitItem(files.study, files.patient, group, largest)
-    return _Scanned(files, item, int(size))
+def _make_parts(
+    work: Path, studies: Sequence[StudyFiles], make, execute: Execute, on_study, on_resume
+) -> tuple[dict[str, Part], dict[str, str]]:
+    """Read and write every study that is not done: the parts and the reasons why some are none."""
+    for folder in (PARTS, SHARDS):
+        (work / folder).mkdir(exist_ok=True)
+    if on_resume and (done := len(list((work / PARTS).glob("*.json")))):
+        on_resume(done)
+    joined = frozenset(key for keys in joined_shards(work).values() for key in keys)
+    parts, bad = {}, {}
+    for done, part in enumerate(execute(functools.partial(make, joined=joined), studies), 1):
+        if part.errors:
+            bad[part.study] = "; ".join(part.errors)
+        else:
+            parts[part.study] = part
+        if on_study:
+            on_study(done, len(studies))
+    for finding in find_duplicates({study: part.content for study, part in parts.items()}):
+        text = "; ".join(t for t in (bad.get(finding.study), str(finding)) if t)
+        bad[finding.study] = text
+    parts = {study: part for study, part in parts.items() if study not in bad}
+    keys = {part.key for part in parts.values()}
+    for file in (work / PARTS).iterdir():
+        if file.stem not in keys:
+            file.unlink()
+    return parts, bad
 
 
-def _assign(scanned, shares, split_file, seed) -> dict[str, str]:
+def _assign(parts, asked, shares, split_file, seed) -> dict[str, str]:
     """Split by study: from the file, from the table, or dealt out."""
-    items = [s.item for s in scanned]
+    items = [_split_item(part) for part in parts.values()]
     if split_file is not None:
         return read_split_file(split_file, items)
-    asked = {s.files.study: s.files.split for s in scanned}
     if any(asked.values()):
         missing = [study for study, split in asked.items() if not split]
         if missing:
@@ -156,21 +198,43 @@ def _assign(scanned, shares, split_file, seed) -> dict[str, str]:
     return split_studies(items, shares, seed)
 
 
-def _plan(
-    scanned: Sequence[_Scanned], splits: Mapping[str, str], shard_bytes: float
-) -> dict[str, tuple[str, list[StudyFiles]]]:
-    """Shard name -> its split and studies. A study stands in one shard, in the order of ids."""
-    plan = {}
+def _split_item(part: Part) -> SplitItem:
+    largest = max(part.facts["lesion_ml"].values(), default=0.0)
+    return SplitItem(part.study, part.facts["patient"], part.facts["group"], largest)
+
+
+def _assign_folds(parts, splits, folds, seed) -> dict[str, int]:
+    """Fold by study of the split `train`; empty without folds."""
+    if folds is None:
+        return {}
+    if "train" not in splits.values() or "validation" in splits.values():
+        raise InputError(
+            "--folds divides the split train and makes its own validation; give a split train "
+            "and none called validation"
+        )
+    items = [_split_item(part) for part in parts.values() if splits[part.study] == "train"]
+    return split_folds(items, folds, seed)
+
+
+def _plan(parts, splits, by_fold, shard_bytes) -> list[PlannedShard]:
+    """The shards. A study stands in one shard, a shard in one fold, in the order of ids."""
+    plan = []
     for split in sorted(set(splits.values()), key=_split_order):
-        shards, filled = [[]], 0
-        for study in (s for s in scanned if splits[s.item.study] == split):
-            if shards[-1] and filled + study.size_bytes > shard_bytes:
-                shards.append([])
+        members = [part for part in parts.values() if splits[part.study] == split]
+        members.sort(key=lambda part: by_fold.get(part.study, 0))
+        shards, filled = [], 0
+        for part in members:
+            fold = by_fold.get(part.study)
+            if not shards or shards[-1][0] != fold or filled + part.bytes > shard_bytes:
+                shards.append((fold, []))
                 filled = 0
-            shards[-1].append(study.files)
-            filled += study.size_bytes
-        for index, files in enumerate(shards):
-            plan[shard_name(split, index, len(shards))] = split, files
+            shards[-1][1].append(part)
+            filled += part.bytes
+        for index, (fold, held) in enumerate(shards):
+            description = {"split": split} | ({} if fold is None else {"fold": fold})
+            description["records"] = sum(part.facts["slices"] for part in held)
+            name = shard_name(split, index, len(shards))
+            plan.append(PlannedShard(name, description, [part.key for part in held]))
     return plan
 
 
@@ -179,94 +243,55 @@ def _split_order(split: str) -> tuple[int, str]:
     return {name: i for i, name in enumerate(DEFAULT_SHARES)}.get(split, 99), split
 
 
-def _write(folder, plan, jobs, adc_unit, seed, on_study):
-    """Write every shard of the plan; studies that cannot be read are named, not written."""
-    in_order = [files for _, studies in plan.values() for files in studies]
-    splits, studies, shards, bad, remarks = {}, {}, {}, {}, []
-    done = 0
-    with contextlib.closing(_read_ahead(in_order, adc_unit, jobs)) as results:
-        for name, (split, members) in plan.items():
-            writer = ShardWriter(folder / name)
-            for files, result in itertools.islice(results, len(members)):
-                if isinstance(result, Study):
-                    writer.write(result)
-                    splits.setdefault(split, []).append(result.study)
-                    studies[result.study] = _facts(result)
-                    remarks += _remarks(result)
-                else:
-                    bad[files.study] = result
-                done += 1
-                if on_study:
-                    on_study(done, len(in_order))
-            shards[name] = {"split": split} | writer.close()
-    info = DatasetInfo(splits, studies, shards, seed, versions=_versions())
-    return info, bad, remarks
+def _remake_parts(work, studies, parts, plan, make, execute) -> None:
+    """Read studies again that an earlier conversion, with other options, joined to other shards."""
+    planned = {shard.name: list(shard.keys) for shard in plan}
+    joined = joined_shards(work)
+    for name, keys in joined.items():
+        if planned.get(name) != keys:
+            forget_shard(work, name)
+    wanted = {key for name, keys in planned.items() if joined.get(name) != keys for key in keys}
+    missing = [
+        files
+        for files in studies
+        if files.study in parts
+        and parts[files.study].key in wanted
+        and not part_file(work, parts[files.study].key).exists()
+    ]
+    for part in execute(make, missing):
+        if part.errors or part.key != parts[part.study].key:
+            raise InputError(f"the files of study {part.study} changed meanwhile; convert again")
 
 
-def _read_ahead(
-    studies: Iterable[StudyFiles], adc_unit: str, jobs: int
-) -> Iterator[tuple[StudyFiles, Study | str]]:
-    """Read studies in order, `jobs` at a time in processes of their own, a few ahead at most."""
-    if jobs == 1:
-        yield from ((files, _read(files, adc_unit)) for files in studies)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting = deque()
-        try:
-            for files in studies:
-                waiting.append((files, pool.submit(_read, files, adc_unit)))
-                if len(waiting) > 2 * jobs:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            for first, future in waiting:
-                yield first, future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def _describe(parts, splits, by_fold, plan, shards, seed) -> DatasetInfo:
+    """The manifest, with studies in the order of their records."""
+    study_of = {part.key: part.study for part in parts.values()}
+    in_order = [study_of[key] for shard in plan for key in shard.keys]
+    by_split = {}
+    for study in in_order:
+        by_split.setdefault(splits[study], []).append(study)
+    fold_members = [[] for _ in set(by_fold.values())]
+    for study in by_split.get("train", ()) if by_fold else ():
+        fold_members[by_fold[study]].append(study)
+    return DatasetInfo(
+        splits=by_split,
+        studies={study: parts[study].facts for study in in_order},
+        shards={shard.name: found for shard, found in zip(plan, shards, strict=True)},
+        seed=seed,
+        versions=versions(),
+        folds=fold_members,
+        warnings=[{"study": s} | dict(w) for s in in_order for w in parts[s].warnings],
+    )
 
 
-def _read(files: StudyFiles, adc_unit: str) -> Study | str:
-    """The study, or in words why it cannot be read."""
-    try:
-        return read_study(files, adc_unit)
-    except InputError as error:
-        return str(error)
-
-
-def _facts(study: Study) -> dict:
-    """What the manifest says of a study."""
-    slices, height, width = next(iter(study.images.values())).shape
-    return {
-        "patient": study.patient,
-        "group": study.group,
-        "slices": slices,
-        "height": height,
-        "width": width,
-        "spacing_mm": [round(s, 6) for s in study.grid.spacing_mm],
-        "modalities": [m for m in MODALITIES if m in study.images],
-        "masks": sorted(f"{rater}_{modality}" for rater, modality in study.masks),
-        "lesion_ml": {
-            f"{rater}_{modality}": round(float(np.sum(mask)) * study.grid.voxel_ml, 6)
-            for (rater, modality), mask in sorted(study.masks.items())
-        },
-        "adc_scale": study.adc_scale,
-        "adc_resampled": study.adc_grid is not None,
-    }
-
-
-def _remarks(study: Study) -> list[str]:
-    remarks = []
-    if study.adc_grid is not None:
-        remarks.append(f"{study.study}: ADC was resampled to the grid of DWI")
+def _remarks(part: Part) -> list[str]:
+    facts, remarks = part.facts, []
+    if facts["adc_resampled"]:
+        remarks.append(f"{part.study}: ADC was resampled to the grid of DWI")
     for modality in MODALITIES:
-        if modality not in study.images:
-            other = next(iter(study.images))
-            remarks.append(f"{study.study}: no {modality}, so of use to unimodal {other} only")
-    if not study.masks:
-        remarks.append(f"{study.study}: no mask, so of no use to training or evaluation")
-    return remarks
-
-
-def _versions() -> dict[str, str]:
-    packages = ("strokeseg-tf", "tensorflow", "numpy", "nibabel")
-    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
+        if modality not in facts["modalities"]:
+            other = facts["modalities"][0]
+            remarks.append(f"{part.study}: no {modality}, so of use to unimodal {other} only")
+    if not facts["masks"]:
+        remarks.append(f"{part.study}: no mask, so of no use to training or evaluation")
+    return remarks + [f"{part.study}: {w['code']}: {w['message']}" for w in part.warnings]

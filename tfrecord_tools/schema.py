@@ -1,8 +1,8 @@
 """The features of a record, in ONE table that drives encoding, decoding and graph parsing.
 
 A record is a slice pair at its native size. Pixels are stored with the values of the source file
-as float32, bit for bit; `adc_scale` turns ADC into 1e-3 mm2/s. TensorFlow is imported inside the
-functions, so that reading studies needs none.
+as float32, bit for bit; `adc_scale` turns ADC into 1e-3 mm2/s. Decoding imports
+TensorFlow inside the functions; encoding needs none.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 #: Raised by one when a record of the old kind can no longer be read.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +59,39 @@ SCHEMA: Mapping[str, Feature] = {
 
 
 def encode(record: Mapping) -> bytes:
-    """Serialise a record (a value for each feature of `SCHEMA`) as a `tf.train.Example`."""
-    import tensorflow as tf
+    """Serialise a record (a value for each feature of `SCHEMA`) as a `tf.train.Example`.
 
-    features = {}
-    for name, feature in SCHEMA.items():
-        value = record[name]
+    Put together here, so that processes which convert studies need no TensorFlow. Features stand
+    in the order of their names, whatever the version of protobuf.
+    """
+    entries = []
+    for name in sorted(SCHEMA):
+        feature, value = SCHEMA[name], record[name]
         if value is None and feature.optional:
             continue
         if feature.kind == "int":
-            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+            stored = _field(3, _field(1, _varint(value)))  # int64_list, its packed values
         else:
-            features[name] = tf.train.Feature(
-                bytes_list=tf.train.BytesList(value=_to_bytes(feature, value))
-            )
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
+            texts = _to_bytes(feature, value)
+            stored = _field(1, b"".join(_field(1, text) for text in texts))  # bytes_list
+        entries.append(_field(1, _field(1, name.encode()) + _field(2, stored)))
+    return _field(1, b"".join(entries))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protobuf message."""
+    return b"".join((bytes([number << 3 | 2]), _varint(len(content)), content))
+
+
+def _varint(value: int) -> bytes:
+    """7 bits a byte, lowest first; negative numbers as 64-bit two's complement."""
+    value = int(value) & 0xFFFFFFFFFFFFFFFF
+    octets = bytearray()
+    while value > 0x7F:
+        octets.append(value & 0x7F | 0x80)
+        value >>= 7
+    octets.append(value)
+    return bytes(octets)
 
 
 def _to_bytes(feature: Feature, value) -> list[bytes]:

@@ -44,7 +44,7 @@ def split_studies(
     Returns:
         Split by study id.
     """
-    _check_shares(shares)
+    check_shares(shares)
     patients: dict[str, list[SplitItem]] = {}
     for item in sorted(items, key=lambda i: i.study):
         patients.setdefault(item.patient, []).append(item)
@@ -65,11 +65,40 @@ def split_studies(
     }
 
 
+def split_folds(items: Sequence[SplitItem], folds: int, seed: int) -> dict[str, int]:
+    """Deal studies into folds of equal size, as `split_studies` deals them into splits.
+
+    Args:
+        items: The studies to validate on in turn.
+        folds: How many folds, 2 at least.
+        seed: Same seed, same folds, whatever the order of `items`.
+
+    Returns:
+        By study id the fold, from 0, that holds it for validation; it trains in all others.
+
+    Raises:
+        InputError: There are fewer patients than folds.
+    """
+    patients = len({item.patient for item in items})
+    if not 2 <= folds <= patients:
+        raise InputError(
+            f"{folds} folds cannot be made of {patients} patients; choose --folds from 2 to "
+            "their number"
+        )
+    dealt = split_studies(items, {str(fold): 1 / folds for fold in range(folds)}, seed)
+    return {study: int(fold) for study, fold in dealt.items()}
+
+
 def _stratum(items: Sequence[SplitItem]) -> tuple[str, float]:
     return items[0].group, sum(item.lesion_ml for item in items)
 
 
-def _check_shares(shares: Mapping[str, float]) -> None:
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Refuse shares that are none.
+
+    Raises:
+        InputError: One is not above 0, or they do not sum to 1.
+    """
     if not shares or any(not 0 < share <= 1 for share in shares.values()):
         raise InputError(f"split shares must be above 0 and at most 1, received {dict(shares)}")
     if not math.isclose(sum(shares.values()), 1, abs_tol=1e-6):

@@ -7,6 +7,10 @@ EXAMPLES = """\
   strokeseg-tf convert isles22/ shards/
   strokeseg-tf convert studies.csv shards/ --split train=0.6,validation=0.2,test=0.2 --jobs 4
   strokeseg-tf convert cohort/ shards/ --split-file splits.csv --skip-bad
+  strokeseg-tf convert cohort/ shards/ --folds 5 --split train=0.8,test=0.2
+  strokeseg-tf convert cohort/ shards/ --beam runner=FlinkRunner flink_master=host:8081
+
+A conversion that was stopped goes on where it was when the same command is run again.
 """
 
 
@@ -26,12 +30,23 @@ def add_arguments(parser):
         help="share of the patients by split (default: train=0.5,validation=0.13,test=0.37)",
     )
     parser.add_argument("--split-file", metavar="F", help="CSV with the columns study, split")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=0,
+        metavar="K",
+        help="cross-validate the split train: views fold0-train, fold0-validation and so on",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits (default: 0)")
     parser.add_argument(
         "--shard-mb", type=float, default=64, metavar="M", help="MB a shard (default: 64)"
     )
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default: 1)")
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="J", help="processes that read (default: 1)"
+        "--beam",
+        nargs="*",
+        metavar="NAME=VALUE",
+        help="run as Apache Beam pipelines with these options, on a disk that all workers share",
     )
     parser.add_argument(
         "--adc-unit",
@@ -58,23 +73,26 @@ def parse_shares(text):
 
 def run(arguments):
     """Convert, and print what stands in each split."""
+    from tfrecord_tools.beam_conversion import in_beam
     from tfrecord_tools.conversion import convert
-    from tfrecord_tools.splits import DEFAULT_SHARES
 
     with progress("converting") as on_study:
         report = convert(
             arguments.source,
             arguments.out,
             layout=arguments.layout,
-            shares=arguments.split or DEFAULT_SHARES,
+            shares=arguments.split,
             split_file=arguments.split_file,
+            folds=arguments.folds or None,
             seed=arguments.seed,
             shard_mb=arguments.shard_mb,
             jobs=arguments.jobs,
+            execute=None if arguments.beam is None else in_beam(arguments.out, arguments.beam),
             adc_unit=arguments.adc_unit,
             skip_bad=arguments.skip_bad,
             overwrite=arguments.overwrite,
             on_study=on_study,
+            on_resume=lambda done: remark(f"{done} finished studies are taken up again"),
         )
     for text in report.remarks:
         remark(text)
@@ -85,18 +103,20 @@ def run(arguments):
 
 
 def print_counts(info):
-    """A row a split: studies, slice pairs, groups, raters' masks."""
+    """A row a split or fold: studies, slice pairs, groups, raters' masks."""
+    held_out = [view for view in info.views if view.endswith("-validation")]
     rows = []
-    for split, counts in info.counts.items():
-        masks = sorted({m for s in info.splits[split] for m in info.studies[s]["masks"]})
+    for split in [*info.splits, *held_out]:
+        studies = [info.studies[study] for study in info.studies_of(split)]
+        groups = [study["group"] for study in studies]
         rows.append(
             [
                 split,
-                counts["studies"],
-                counts.get("stroke", 0),
-                counts.get("control", 0),
-                counts["slice_pairs"],
-                " ".join(masks) or "none",
+                len(studies),
+                groups.count("stroke"),
+                groups.count("control"),
+                sum(study["slices"] for study in studies),
+                " ".join(sorted({mask for study in studies for mask in study["masks"]})) or "none",
             ]
         )
     print_table(["split", "studies", "stroke", "control", "slice pairs", "masks"], rows)
