@@ -1,0 +1,313 @@
+"""Local paths and remote ones such as `s3://bucket/shards`: the one place that tells them apart.
+
+Remote files are reached through TensorFlow's file systems. Credentials come from the environment
+that each of them reads; no message of ours repeats one.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import socket
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfrecord_tools.errors import InputError
+
+#: Scheme -> the package that brings its file system.
+SCHEMES = {
+    "s3": "tensorflow_io", "hdfs": "tensorflow_io", "az": "tensorflow_io", "gs": "tensorflow"
+}  # fmt: skip
+
+#: Bytes read at once: few requests, little memory.
+BLOCK_BYTES = 8 << 20
+
+#: Seconds until a server that does not answer counts as down: the S3 client alone tries for minutes.
+ANSWER_SECONDS = 10
+
+#: What the S3 client reads from the environment, where the user set nothing: by itself it waits
+#: five minutes for a server that does not answer, and keeps 1.3 GB of buffers.
+PATIENCE = {
+    "AWS_RETRY_MODE": "standard",
+    "AWS_MAX_ATTEMPTS": "3",
+    "S3_CONNECT_TIMEOUT_MSEC": "10000",
+    "S3_REQUEST_TIMEOUT_MSEC": "30000",
+    "S3_MULTI_PART_DOWNLOAD_CHUNK_SIZE": str(BLOCK_BYTES),
+    "S3_MULTI_PART_UPLOAD_CHUNK_SIZE": str(2 * BLOCK_BYTES),
+}
+
+#: Environment variables whose values are secrets.
+SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+    """A remote file or folder; as much of `pathlib.Path` as shards need."""
+
+    url: str
+
+    def __str__(self):
+        return self.url
+
+    def __truediv__(self, name: str) -> "Remote":
+        return Remote(f"{self.url}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def scheme(self) -> str:
+        """Key of `SCHEMES`."""
+        return self.url.partition(":")[0]
+
+    @property
+    def authority(self) -> str:
+        """The bucket, account or host."""
+        return self.url.split("/")[2]
+
+
+def locate(path: str | Path | Remote) -> Path | Remote:
+    """A path a user gave, as what it is.
+
+    Raises:
+        InputError: A scheme nobody knows, credentials in the address, or no folder in it.
+    """
+    if isinstance(path, Remote):
+        return path
+    # pathlib makes one slash of two.
+    parts = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)(.*)", os.fspath(path), re.DOTALL)
+    if not parts or (parts[2] == "/" and parts[1].lower() not in SCHEMES):
+        return Path(path)
+    scheme, rest = parts[1].lower(), parts[3].strip("/")
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise InputError(f"{scheme}:// is no known storage; use a folder or one of {known}")
+    if re.search(r"[?#]|^[^/]*@", rest):
+        raise InputError(
+            f"a {scheme}:// address holds more than a place (an @, ? or #); give credentials "
+            "through the environment and name the bucket and folder alone"
+        )
+    if not rest.isprintable() or not all(rest.split("/")) or "/" not in rest:
+        raise InputError(f"{scheme}://{rest!a} names no folder; write {scheme}://BUCKET/FOLDER")
+    return Remote(f"{scheme}://{rest}")
+
+
+def read_text(path: Path | Remote) -> str:
+    """The text of a file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: The storage cannot be reached or refuses.
+    """
+    return b"".join(_blocks(path)).decode()
+
+
+@contextlib.contextmanager
+def local_copy(path: Path | Remote) -> Iterator[Path]:
+    """A local file with the content: the file itself, or a temporary copy of a remote one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: The storage cannot be reached or refuses.
+    """
+    if not isinstance(path, Remote):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="strokeseg-") as folder:
+        local = Path(folder) / path.name
+        with open(local, "wb") as file:
+            for block in _blocks(path):
+                file.write(block)
+        yield local
+
+
+def is_folder(path: Path | Remote) -> bool:
+    """Whether there is a local folder, or a remote one with something in it."""
+    return bool(_names(path)) if isinstance(path, Remote) else path.is_dir()
+
+
+@contextlib.contextmanager
+def staged(
+    out: str | Path, overwrite: bool = False, *, marker: str, pattern: str
+) -> Iterator[str | Path]:
+    """A local path to write the folder `out` to; a remote one is uploaded when the block ends well.
+
+    Args:
+        out: Local path (yielded as it is) or remote one.
+        overwrite: Whether a finished folder may be replaced.
+        marker: Name of the file whose presence makes a folder finished.
+        pattern: Regular expression of the other files' names; a remote folder that holds
+            anything else is never touched.
+
+    Raises:
+        InputError: `out` must not be replaced, or cannot be reached: before anything is done.
+    """
+    place = locate(out)
+    if not isinstance(place, Remote):
+        yield out
+        return
+    before = _check_free(place, overwrite, marker, pattern)
+    with tempfile.TemporaryDirectory(prefix="strokeseg-") as folder:
+        local = Path(folder) / "out"
+        yield local
+        upload(local, place, marker=marker, replaced=before)
+
+
+def upload(local: Path, remote: Remote, *, marker: str, replaced=frozenset()) -> None:
+    """Copy the files of a folder in place of what stood there before.
+
+    Without its marker a folder is unfinished: it is removed first and written last.
+
+    Args:
+        local: The folder.
+        remote: Where to.
+        marker: Name of the file in it that makes it finished.
+        replaced: Names of the files that stand there.
+
+    Raises:
+        InputError: The storage cannot be reached or refuses.
+    """
+    import tensorflow as tf
+
+    names = sorted(path.name for path in local.iterdir() if path.name != marker)
+    old = sorted(replaced - {*names, marker})
+    for name in [marker, *old] if marker in replaced else old:
+        with _explaining(remote / name):
+            tf.io.gfile.remove(str(remote / name))
+    for name in [*names, marker]:
+        with _explaining(remote / name), tf.io.gfile.GFile(str(remote / name), "wb") as target:
+            for block in _blocks(local / name):
+                target.write(block)
+
+
+def _check_free(out: Remote, overwrite: bool, marker: str, pattern: str) -> frozenset[str]:
+    """Names of the files that will be replaced."""
+    names = _names(out)
+    if marker in names and not overwrite:
+        raise InputError(f"{out} exists; choose another name or pass --overwrite")
+    strange = [name for name in names if name != marker and not re.fullmatch(pattern, name)]
+    if strange:
+        raise InputError(
+            f"{out} is not replaced: it holds {strange[0]}, which no conversion wrote; "
+            "choose another name"
+        )
+    return frozenset(names)
+
+
+def _names(folder: Remote) -> list[str]:
+    """Names in a remote folder; none where there is no such folder."""
+    # Listing alone calls a folder missing whose storage refuses us.
+    with contextlib.suppress(FileNotFoundError):
+        next(_blocks(folder / "x"), None)
+    import tensorflow as tf
+
+    with _explaining(folder):
+        if folder.scheme == "s3":
+            tf.io.gfile.stat(f"s3://{folder.authority}/")
+        try:
+            return sorted(name.strip("/") for name in tf.io.gfile.listdir(str(folder)))
+        except tf.errors.NotFoundError:
+            return []
+
+
+def _blocks(path: Path | Remote) -> Iterator[bytes]:
+    """The content of a file, a piece at a time."""
+    if not isinstance(path, Remote):
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                yield block
+        return
+    _load(path)
+    import tensorflow as tf
+
+    with _explaining(path):
+        try:
+            with tf.io.gfile.GFile(str(path), "rb") as file:
+                # Asked for all, it would ask for the size, and take a refusal for a missing file.
+                while block := file.read(BLOCK_BYTES):
+                    yield block
+        except tf.errors.NotFoundError as error:
+            raise FileNotFoundError(str(path)) from error
+
+
+def _load(path: Remote) -> None:
+    """Make TensorFlow know the scheme of a path, once its server is seen to answer."""
+    server = _server_of(path)
+    if server:
+        try:
+            socket.create_connection(server, timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be reached: {server[0]}:{server[1]} does not answer "
+                f"({error.strerror or error}); check the address, the server and the network"
+            ) from error
+    if path.scheme == "s3":
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
+    if SCHEMES[path.scheme] == "tensorflow_io":
+        try:
+            import tensorflow_io  # noqa: F401
+        except (ImportError, NotImplementedError) as error:
+            raise InputError(_no_file_system(path)) from error
+
+
+def _server_of(path: Remote) -> tuple[str, int] | None:
+    """Host and port behind a path, where it is known without asking the scheme's client."""
+    if path.scheme == "s3" and os.environ.get("S3_ENDPOINT"):
+        endpoint = os.environ["S3_ENDPOINT"]
+        address = urllib.parse.urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+        port = 80 if address.scheme == "http" else 443
+    elif path.scheme == "hdfs":
+        address, port = urllib.parse.urlsplit(path.url), None
+    else:
+        return None
+    try:
+        port = address.port or port
+    except ValueError as error:
+        raise InputError(f"the port of {address.hostname} is no number; correct it") from error
+    return (address.hostname, port) if address.hostname and port else None
+
+
+def _no_file_system(path: Remote) -> str:
+    return (
+        f"{path} needs tensorflow-io and the TensorFlow it fits; install both with "
+        "pip install 'strokeseg-tf[io]'"
+    )
+
+
+@contextlib.contextmanager
+def _explaining(path: Remote) -> Iterator[None]:
+    """Turn TensorFlow's errors about a remote file into one sentence without secrets."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.UnimplementedError as error:
+        raise InputError(_no_file_system(path)) from error
+    except tf.errors.NotFoundError as error:
+        raise InputError(
+            f"{path} cannot be reached: its bucket or container does not exist; create it or "
+            "check the name"
+        ) from error
+    except (tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError) as error:
+        raise InputError(
+            f"{path} is refused by its storage; check the credentials in the environment and "
+            "their rights"
+        ) from error
+    except tf.errors.OpError as error:
+        reason = without_secrets(error.message.strip(" :"))[:160] or type(error).__name__
+        raise InputError(
+            f"{path} cannot be reached ({reason}); check the address, the server and the network"
+        ) from error
+
+
+def without_secrets(text: str) -> str:
+    """A text in which no secret of the environment stands."""
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) > 3:
+            text = text.replace(value, "***")
+    return text
