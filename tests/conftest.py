@@ -31,9 +31,15 @@ def shards(cohort, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def isles22() -> Path:
-    """The three real ISLES'22 cases; skips where STROKESEG_TEST_DATA does not say where."""
+def real_data() -> Path:
+    """The folder of real cases; skips where STROKESEG_TEST_DATA does not say where."""
     data = os.environ.get("STROKESEG_TEST_DATA")
     if not data:
         pytest.skip("STROKESEG_TEST_DATA is not set: it names the folder with the real cases")
-    return Path(data) / "isles22"
+    return Path(data)
+
+
+@pytest.fixture(scope="session")
+def isles22(real_data) -> Path:
+    """The three real ISLES'22 cases."""
+    return real_data / "isles22"

@@ -32,9 +32,13 @@ def find_isles22(source: Path) -> list[StudyFiles]:
 
 
 def _of_session(session: Path, name: str, pattern: str) -> Path | None:
-    """An image in a session's folder or one below, by its full name if it can be."""
+    """An image in a session's folder or one below, by its full name if it can be.
+
+    ISLES'22 has no reconstructions: those of BIDS may be ADC, whatever their suffix.
+    """
     exact = f"{glob.escape(name)}.*"
-    return first_image(session, exact, f"*/{exact}", pattern, f"*/{pattern}")
+    found = images_matching(session, exact, f"*/{exact}", pattern, f"*/{pattern}")
+    return next((path for path in found if "_rec-" not in path.name), None)
 
 
 def _raw_and_home(source: Path) -> tuple[Path, Path]:

@@ -213,8 +213,8 @@ def _renamed(study: ConvertedStudy, files: StudyFiles) -> ConvertedStudy:
 def _remarks(tree: DicomTree, studies: Sequence[ConvertedStudy], patients: Sequence[tuple]):
     if tree.damaged:
         yield (
-            f"{len(tree.damaged)} damaged DICOM files are left out (in the order of paths "
-            f"{_numbers(tree.damaged)} of {tree.all}); a study of theirs may lack a series"
+            f"damaged DICOM files are left out, {len(tree.damaged)} of {tree.all} files (in the "
+            f"order of paths {_numbers(tree.damaged)}); a study of theirs may lack a series"
         )
     if len(set(patients)) < len(patients):
         yield (

@@ -39,7 +39,7 @@ class Picked:
     @property
     def images(self) -> dict[str, np.ndarray]:
         """The images by modality."""
-        dwi = {} if self.dwi is None else {"dwi": self.dwi.mean()}
+        dwi = {} if self.dwi is None else {"dwi": self.dwi.mean}
         return dwi if self.adc is None else {"adc": self.adc} | dwi
 
     @property
@@ -70,7 +70,7 @@ def pick(found: Sequence[Volumes]) -> Picked:
         remarks.append("no ADC: there is neither a map nor a b = 0 image that fits DWI")
     adc = None
     if b0:
-        adc = derive_adc(dwi.mean(), b0.mean(), dwi.b_value - b0.b_value)
+        adc = derive_adc(dwi.mean, b0.mean, dwi.b_value - b0.b_value)
     return Picked(dwi, b0, adc, None, tuple(remarks))
 
 
@@ -151,7 +151,7 @@ def _distance(volumes: Volumes, dwi: Volumes | None) -> tuple:
 
 def _in_micro(volumes: Volumes) -> np.ndarray | None:
     """A vendor's map in 1e-6 mm2/s, untouched where it is; None where no unit fits its values."""
-    adc = volumes.mean()
+    adc = volumes.mean
     slices = volumes.grid.to_slices(adc.astype(np.float32))
     if not np.isfinite(slices).all():
         return None

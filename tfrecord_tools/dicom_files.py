@@ -19,6 +19,7 @@ from tfrecord_tools.dicom_kinds import (
     frame_types,
     is_directionless,
     is_trace,
+    words_of,
 )
 from tfrecord_tools.errors import InputError
 
@@ -34,8 +35,18 @@ IDENTIFIERS = (
     *("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"),
 )
 
-#: Transfer syntaxes whose voxels are stored as they are, so that their bytes can be counted.
-_UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+#: Classes of files: the index of an export, and MR images, classic and enhanced.
+DICOMDIR = "1.2.840.10008.1.3.10"
+MR_IMAGES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1")
+
+#: Transfer syntaxes whose voxels are stored as they are, so that their bytes can be counted; files
+#: without a preamble name none.
+_UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+#: What follows the last compressed frame, and how far from the end of a file it may stand.
+_END_OF_FRAMES, _TAIL_BYTES = b"\xfe\xff\xdd\xe0", 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,27 +147,41 @@ def find_dicom(source: Path, on_file: Callable[[int, int], None] | None = None) 
     files, damaged, other, foreign = {}, [], 0, 0
     for number, path in enumerate(paths, 1):
         try:
-            header = _read_header(path)
-            if header is None:
-                foreign += 1
-            elif header.get("Modality") != "MR" or "Rows" not in header:
-                other += 1
-            else:
-                file = _describe(header, path)
-                files.setdefault((file.study, file.series, file.instance or number), file)
+            found = _read(path)
         except OSError as error:
-            if error.errno is None:
-                damaged.append(number)
-                continue
-            raise InputError(
-                f"file {number} of {len(paths)} in {source}, in the order of their paths, cannot "
-                f"be read ({error.strerror}); check its permissions"
-            ) from None
+            if error.errno is not None:
+                raise InputError(
+                    f"file {number} of {len(paths)} in {source}, in the order of their paths, "
+                    f"cannot be read ({error.strerror}); check its permissions"
+                ) from None
+            found = "damaged"
         except Exception:  # pydicom raises many kinds over a damaged file.
+            found = "damaged"
+        if isinstance(found, DicomFile):
+            files.setdefault((found.study, found.series, found.instance or number), found)
+        elif found == "damaged":
             damaged.append(number)
+        elif found == "other":
+            other += 1
+        else:
+            foreign += 1
         if on_file:
             on_file(number, len(paths))
     return DicomTree(tuple(files.values()), tuple(damaged), other, foreign, len(paths))
+
+
+def _read(path: Path) -> DicomFile | str:
+    """An MR image, or else "foreign", "other" DICOM, or "damaged"."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # They repeat values, which may name a patient.
+        header = _read_header(path)
+        if header is None:
+            return "foreign"
+        if _is_cut(header):
+            return "damaged"
+        if header.get("Modality") != "MR" or "Rows" not in header:
+            return "other"
+        return _describe(header, path)
 
 
 def _walk(source: Path) -> list[Path]:
@@ -185,56 +210,66 @@ def _read_header(path: Path) -> Dataset | None:
     bare = start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
     if start[128:] != b"DICM" and not bare:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # They repeat values, which may name a patient.
-        return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
+    return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
+
+
+def _is_cut(header: Dataset) -> bool:
+    """Whether a header ends before it says what the file is."""
+    if getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID") == DICOMDIR:
+        return False
+    kind = header.get("SOPClassUID")
+    return not kind or (kind in MR_IMAGES and not {"Modality", "Rows"} <= set(header.dir()))
 
 
 def _describe(header: Dataset, path: Path) -> DicomFile:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        enhanced = "PerFrameFunctionalGroupsSequence" in header
-        if enhanced:
-            b_values, isotropic = find_frame_b_values(header)
-        else:
-            b_values, isotropic = [find_b_value(header)], is_directionless(header)
-        name = str(header.get("PatientName", "")).replace("^", " ").casefold().split()
-        study = str(header.get("StudyInstanceUID", ""))
-        patient = (str(header.get("PatientID", "")).strip(), " ".join(name))
-        return DicomFile(
-            path,
-            patient=patient if any(patient) else ("", "", study),
-            study=(*patient, study),
-            series=str(header.get("SeriesInstanceUID", "")),
-            instance=str(header.get("SOPInstanceUID", "")),
-            number=int(header.get("SeriesNumber") or 0),
-            image_type=(*map(str, header.get("ImageType") or ()), *frame_types(header)),
-            description=f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}",
-            b_values=tuple(b_values),
-            isotropic=isotropic,
-            position=None if enhanced else _position(header),
-            truncated=_is_truncated(header, path),
-            private=frozenset(_private_words(header)),
-        )
+    enhanced = "PerFrameFunctionalGroupsSequence" in header
+    if enhanced:
+        b_values, isotropic = find_frame_b_values(header)
+    else:
+        b_values, isotropic = [find_b_value(header)], is_directionless(header)
+    name = str(header.get("PatientName", "")).replace("^", " ").casefold().split()
+    study = str(header.get("StudyInstanceUID", ""))
+    patient = (str(header.get("PatientID", "")).strip(), " ".join(name))
+    return DicomFile(
+        path,
+        patient=patient if any(patient) else ("", "", study),
+        study=(*patient, study),
+        series=str(header.get("SeriesInstanceUID", "")),
+        instance=str(header.get("SOPInstanceUID", "")),
+        number=int(header.get("SeriesNumber") or 0),
+        image_type=(*words_of(header.get("ImageType")), *frame_types(header)),
+        description=f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}",
+        b_values=tuple(b_values),
+        isotropic=isotropic,
+        position=None if enhanced else _position(header),
+        truncated=_is_truncated(header, path),
+        private=frozenset(_private_words(header)),
+    )
 
 
 def _position(header: Dataset) -> float | None:
     position, axes = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
     # A mosaic holds all slices of a volume.
-    if not position or not axes or "MOSAIC" in map(str, header.get("ImageType") or ()):
+    if not position or not axes or "MOSAIC" in words_of(header.get("ImageType")):
         return None
     axes = np.array(axes, float)
     return float(np.cross(axes[:3], axes[3:]) @ np.array(position, float))
 
 
 def _is_truncated(header: Dataset, path: Path) -> bool:
-    """Whether a file that is not compressed is too short for its voxels."""
-    if str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", "")) not in _UNCOMPRESSED:
-        return False
+    """Whether a file is too short for its voxels, or ends before the end of compressed ones."""
+    size = path.stat().st_size
+    syntax = str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", ""))
+    if syntax == _DEFLATED:
+        return False  # It could not have been read.
+    if syntax not in _UNCOMPRESSED:
+        with open(path, "rb") as file:
+            file.seek(max(0, size - _TAIL_BYTES))
+            return _END_OF_FRAMES not in file.read()
     sizes = (header.get(key) for key in ("Rows", "Columns", "BitsAllocated"))
     rows, columns, bits = (int(size or 0) for size in sizes)
     count = int(header.get("NumberOfFrames") or 1) * int(header.get("SamplesPerPixel") or 1)
-    return path.stat().st_size < rows * columns * count * bits // 8
+    return size < rows * columns * count * bits // 8
 
 
 def _private_words(header: Dataset):

@@ -113,8 +113,15 @@ def frame_types(header) -> list[str]:
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for frame in (header.get(groups) or ())[:1]:
             for types in frame.get("MRImageFrameTypeSequence") or ():
-                found += [str(word) for word in types.get("FrameType") or ()]
+                found += words_of(types.get("FrameType"))
     return found
+
+
+def words_of(value) -> list[str]:
+    """The texts of an element that may have none, one or several."""
+    if not value:
+        return []
+    return [str(value)] if isinstance(value, str) else [str(word) for word in value]
 
 
 def is_directionless(header) -> bool:

@@ -1,6 +1,7 @@
 """DICOM series -> volumes, through the program dcm2niix."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -67,6 +68,7 @@ class Volumes:
         """The series, classic or enhanced, that they come from."""
         return self.files[0].series, len(self.files[0].b_values) > 1
 
+    @functools.cached_property
     def mean(self) -> np.ndarray:
         """The geometric mean over the volumes, float32; a single one as it is stored."""
         if self.directions == 1:

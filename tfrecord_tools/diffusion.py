@@ -17,7 +17,7 @@ LOWEST_B = 100
 SHELL_WIDTH = 50
 
 #: Share of the brightest hundredth at b = 0 below which there is air and noise.
-NOISE = 0.05
+NOISE = 0.03
 
 #: No tissue has a higher ADC, in 1e-6 mm2/s; free water at body temperature has 3000.
 HIGHEST_ADC = 5000

@@ -1,0 +1,600 @@
+"""DICOM -> ADC and DWI: the right images, the right numbers, and not a word about the patient."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from dicoms import PLANTED, edit, images, write_series, write_study
+from pydicom.dataelem import DataElement
+
+from strokeseg_tf.cli import main
+from tfrecord_tools.adc_unit import find_brain
+from tfrecord_tools.conversion import convert
+from tfrecord_tools.dicom import convert_dicom
+from tfrecord_tools.dicom_files import find_dicom, group_series
+from tfrecord_tools.dicom_kinds import find_b_value, find_kind
+from tfrecord_tools.dicom_volumes import ConversionFailed, convert_series, find_program
+from tfrecord_tools.diffusion import HIGHEST_ADC, derive_adc, geometric_mean
+from tfrecord_tools.errors import InputError
+from tfrecord_tools.layouts import find_studies
+from tfrecord_tools.lint import lint
+from tfrecord_tools.nifti import read_volume
+
+
+@pytest.fixture(scope="session")
+def dicom(real_data) -> Path:
+    """Real DICOM of two scanners."""
+    return real_data / "dicom"
+
+
+@pytest.fixture(scope="session")
+def outputs(dicom, tmp_path_factory) -> dict:
+    """(report, output) of the whole tree ("") and of each of its folders alone."""
+    home = tmp_path_factory.mktemp("outputs")
+    folders = ("", "canon_classic", "canon_enhanced", "siemens_xa30")
+    return {f: (convert_dicom(dicom / f, home / f"{f}.out"), home / f"{f}.out") for f in folders}
+
+
+def copy(source, target):
+    """A copy that may be written to, whatever the source's permissions."""
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    for path in [target, *target.rglob("*")]:
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    return target
+
+
+def only(out):
+    """The files of the one study in an output."""
+    (study,) = find_studies(out)
+    return study
+
+
+def sidecar(path):
+    return json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+
+
+def voxels(path):
+    return np.asanyarray(nibabel.load(path).dataobj)
+
+
+# Against what the converter's authors publish
+
+
+@pytest.mark.parametrize(
+    ("folder", "reference"),
+    [
+        ("canon_enhanced", "canon/3000_DTI_PA-ortho_enh.nii.gz"),
+        ("canon_classic", "canon/3000_DTI_PA-ortho_enh.nii.gz"),
+        ("siemens_xa30/11", "siemens_xa30/11_DWI_dir80_PA.nii"),
+        ("siemens_xa30/12", "siemens_xa30/12_DWI_dir80_PA.nii"),
+        ("siemens_xa30/16", "siemens_xa30/16_DWI_dir80_PA.nii"),
+    ],
+)
+def test_series_have_the_voxels_affines_and_b_values_of_the_reference(
+    dicom, folder, reference, tmp_path
+):
+    expected = nibabel.load(dicom / "reference" / reference)
+    stack = np.asanyarray(expected.dataobj).reshape(*expected.shape[:3], -1)
+    b_values = {"canon": [0.0] + [1500.0] * 12, "siemens_xa30/12": [2500.0]}
+    b_values = b_values.get("canon" if "canon" in folder else folder, [0.0])
+    found = []
+    for index, series in enumerate(group_series(find_dicom(dicom / folder).files)):
+        work = tmp_path / str(index)
+        work.mkdir()
+        found += convert_series(series, work, program=find_program(), timeout_s=60)
+    ours = np.concatenate([volumes.stack for volumes in found], axis=3)
+    # The classic files are the first two volumes of the whole series.
+    assert ours.shape[3] == (2 if folder == "canon_classic" else stack.shape[3])
+    np.testing.assert_array_equal(ours, stack[..., : ours.shape[3]])
+    said = [volumes.b_value for volumes in found for _ in range(volumes.directions)]
+    assert said == ([None] if folder.endswith("11") else b_values[: len(said)])
+    for volumes in found:
+        np.testing.assert_allclose(volumes.grid.affine, expected.affine, atol=1e-5)
+
+
+def test_what_is_written_is_the_reference_and_the_mean_over_its_directions(dicom, outputs):
+    reference = nibabel.load(dicom / "reference" / "canon" / "3000_DTI_PA-ortho_enh.nii.gz")
+    stack = np.asanyarray(reference.dataobj)
+    expected = {
+        "canon_enhanced": geometric_mean(np.moveaxis(stack[..., 1:], 3, 0)).astype(np.float32),
+        "canon_classic": stack[..., 1],
+    }
+    for folder, dwi in expected.items():
+        images = only(outputs[folder][1]).images
+        np.testing.assert_array_equal(voxels(images["dwi"]), dwi)
+        derived = derive_adc(dwi, stack[..., 0], 1500)
+        np.testing.assert_array_equal(voxels(images["adc"]), derived)
+        for path in images.values():
+            np.testing.assert_allclose(nibabel.load(path).affine, reference.affine, atol=1e-5)
+    for modality, number in (("adc", 11), ("dwi", 12)):
+        expected = nibabel.load(dicom / "reference" / "siemens_xa30" / f"{number}_DWI_dir80_PA.nii")
+        written = nibabel.load(only(outputs["siemens_xa30"][1]).images[modality])
+        assert written.get_data_dtype() == expected.get_data_dtype()
+        np.testing.assert_array_equal(voxels(written.get_filename()), expected.dataobj)
+        np.testing.assert_array_equal(written.affine, expected.affine)
+
+
+def test_derived_adc_is_the_vendors(dicom, tmp_path):
+    """r >= 0.999 and slope within 1 % over the brain (where DWI is brighter than its mean)."""
+    source = tmp_path / "without_map"
+    for number in ("12", "16"):
+        copy(dicom / "siemens_xa30" / number, source / number)
+    report = convert_dicom(source, tmp_path / "out")
+    files = only(tmp_path / "out")
+    assert report.studies[0].images["adc"]["ADC"] == "derived"
+    assert report.studies[0].images["adc"]["DerivedFromBValues"] == [0, 2500]
+    vendor, _ = read_volume(dicom / "reference" / "siemens_xa30" / "11_DWI_dir80_PA.nii")
+    derived, _ = read_volume(files.images["adc"])
+    dwi, _ = read_volume(files.images["dwi"])
+    brain = find_brain({"dwi": dwi})
+    slope, intercept = np.polyfit(vendor[brain], derived[brain], 1)
+    through_0 = (vendor[brain] @ derived[brain]) / (vendor[brain] @ vendor[brain])
+    r = np.corrcoef(vendor[brain], derived[brain])[0, 1]
+    print(f"r = {r:.5f}, slope = {slope:.4f} ({through_0:.4f} through 0), {brain.sum()} voxels")
+    assert r >= 0.999
+    assert abs(slope - 1) <= 0.01 and abs(through_0 - 1) <= 0.01 and abs(intercept) < 5
+
+
+def test_the_whole_tree_is_two_studies_each_as_it_is_alone(outputs):
+    report, out = outputs[""]
+    assert (report.failed, report.damaged) == ({}, 0) and report.foreign > 0
+    assert sorted(s.images["dwi"]["DiffusionBValue"] for s in report.studies) == [1500, 2500]
+    # Of the Canon series that lies there twice the one with more directions is taken.
+    alone = {outputs[f][0].studies[0].study: f for f in ("canon_enhanced", "siemens_xa30")}
+    assert {study.study for study in report.studies} == set(alone)
+    for study, folder in alone.items():
+        for name in ("ADC/ADC.nii.gz", "DWI/DWI.nii.gz"):
+            one, other = (home / study / name for home in (out, outputs[folder][1]))
+            assert one.read_bytes() == other.read_bytes()
+
+
+def test_two_patients_mixed_in_one_flat_folder_under_odd_names(dicom, outputs, tmp_path):
+    flat = tmp_path / "flat ;$(touch x) -o &"
+    flat.mkdir()
+    sources = [*(dicom / "canon_classic").iterdir(), *(dicom / "siemens_xa30").rglob("*.dcm")]
+    for index, path in enumerate(sorted(sources, key=lambda path: path.name)):
+        name = ["a b", "-rf", "é", '"q"', "%s%d", "$HOME", "x.nii.gz"][index % 7]
+        shutil.copyfile(path, flat / f"{name}{index}")
+    (flat / os.fsdecode(b"\xff\xfe")).write_bytes(b"no DICOM")
+    (flat / "empty").touch()
+    (flat / "dangling").symlink_to("nowhere")
+    report = convert_dicom(flat, tmp_path / "out")
+    assert report.failed == {} and (report.dicom, report.foreign) == (83, 2)
+    for folder in ("canon_classic", "siemens_xa30"):
+        (study,), alone = outputs[folder][0].studies, outputs[folder][1]
+        assert study.study in {s.study for s in report.studies}
+        for name in ("ADC/ADC.nii.gz", "DWI/DWI.nii.gz", "ADC/ADC.json", "DWI/DWI.json"):
+            mixed = tmp_path / "out" / study.study / name
+            assert mixed.read_bytes() == (alone / study.study / name).read_bytes()
+    assert not (tmp_path / "x").exists() and not Path("x").exists()
+
+
+@pytest.mark.parametrize("layout", ["foscal", "bids"])
+def test_real_studies_go_through_lint_and_convert(dicom, outputs, tmp_path, layout, capsys):
+    out = outputs[""][1]
+    if layout == "bids":
+        out = tmp_path / "out"
+        assert main(["dicom", str(dicom), str(out), "--layout", layout]) == 0
+        printed = capsys.readouterr()
+        assert "vendor" in printed.out and "derived" in printed.out and "b = 2500" in printed.err
+    checked = lint(out)
+    assert not checked.refused
+    assert {f.code for f in checked.findings if f.severity == "warning"} == {"b-value"}
+    convert(out, tmp_path / "shards", shares={"train": 1.0})
+    info = json.loads((tmp_path / "shards" / "dataset_info.json").read_text())
+    assert [study["adc_scale"] for study in info["studies"].values()] == [1e-3, 1e-3]
+
+
+# Privacy
+
+
+def contents(folder):
+    """Every byte of an output, decompressed, and every name in it."""
+    for path in folder.rglob("*"):
+        yield str(path.relative_to(folder)).encode()
+        if path.is_file():
+            data = path.read_bytes()
+            yield gzip.decompress(data) if path.name.endswith(".gz") else data
+
+
+def secrets_of(planted):
+    """The planted values, and each of their words, as bytes of two encodings."""
+    words = {w for v in planted.values() for w in (v, *re.split(r"[\^ ]", v)) if len(w) > 3}
+    words |= {"2019-08-23", "1943-02-17", "13:17:19"}
+    return {word.encode(code) for word in words for code in ("utf-8", "utf-16-le")}
+
+
+def assert_silent(haystack, secrets):
+    for data in haystack:
+        for secret in secrets:
+            assert secret.lower() not in data.lower(), secret
+
+
+@pytest.mark.parametrize("layout", ["foscal", "bids"])
+def test_no_word_of_a_patient_reaches_an_output(tmp_path, layout, capsys):
+    planted = PLANTED | {"SoftwareVersions": "syngo for Zwetschgenbaum"}
+    home = tmp_path / "Zwetschgenbaum_Adalbert" / "MRN-7764201"
+    write_study(home / "20190823", with_adc=False, **planted)
+    write_study(home / "later", seed=1, study="1.2.826.7764", **planted)
+    # A third study fails, and a file is damaged: messages are silent too.
+    b0, *_ = images(2)
+    write_series(home / "bad", b0[:1], number=9, study="1.2.999", b=1000, **planted)
+    damaged = (home / "later" / "s1" / "001.dcm").read_bytes()[:180]
+    (home / "Zwetschgenbaum.dcm").write_bytes(damaged)
+    uids = {"a": "1.2.826.7764", **{str(n): f.instance for n, f in enumerate(tree_of(home))}}
+    out = tmp_path / "out"
+    # The folder that the user names may be repeated, what lies in it may not.
+    source = tmp_path / "named"
+    (tmp_path / "Zwetschgenbaum_Adalbert").rename(source)
+    assert main(["dicom", str(source), str(out), "--layout", layout, "--json"]) == 2
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)["studies"]) == 2 and "1 of 3 studies" in printed.err
+    secrets = secrets_of(planted | uids)
+    assert_silent([*contents(out), printed.out.encode(), printed.err.encode()], secrets)
+    for files in find_studies(out):
+        for path in files.images.values():
+            header = nibabel.load(path).header
+            for field in ("descrip", "aux_file", "db_name", "intent_name"):
+                assert header[field].item() == b""
+            assert not header.extensions
+            assert "SoftwareVersions" not in sidecar(path) and sidecar(path)["Manufacturer"]
+
+
+def tree_of(folder):
+    return find_dicom(folder).files
+
+
+def test_no_word_of_a_real_study_reaches_an_output(dicom, tmp_path, capfd):
+    source = copy(dicom / "siemens_xa30", tmp_path / "source")
+    copy(dicom / "canon_enhanced", source / "canon")
+    known = {}
+    for number, path in enumerate(source.rglob("*.dcm")):
+        header = edit(path, **PLANTED)
+        known[f"study{number}"] = header.StudyInstanceUID
+        known[f"series{number}"] = header.SeriesInstanceUID
+    convert_dicom(source, tmp_path / "out")
+    captured = capfd.readouterr()
+    secrets = secrets_of(PLANTED | known)
+    assert_silent([*contents(tmp_path / "out"), *map(str.encode, captured)], secrets)
+
+
+# Which images
+
+
+@pytest.mark.parametrize(
+    ("plant", "expected"),
+    [
+        (lambda ds: setattr(ds, "DiffusionBValue", 1000.0), 1000),
+        (lambda ds: private(ds, 0x0019, "SIEMENS MR HEADER", 0x0C, "IS", "1000"), 1000),
+        (lambda ds: private(ds, 0x0019, "SIEMENS MR HEADER", 0x0C, "UN", b"1000"), 1000),
+        (lambda ds: private(ds, 0x0043, "GEMS_PARM_01", 0x39, "IS", ["1000001000", "8"]), 1000),
+        (lambda ds: private(ds, 0x0043, "GEMS_PARM_01", 0x39, "UN", b"800\\8\\0\\0 "), 800),
+        (lambda ds: private(ds, 0x2001, "Philips Imaging DD 001", 3, "FL", 1000.0), 1000),
+        (lambda ds: private(ds, 0x2001, "Philips Imaging DD 001", 3, "UN", b"\0\0zD"), 1000),
+        (lambda ds: private(ds, 0x0065, "Image Private Header", 9, "FD", 700.0), 700),
+        (lambda ds: setattr(ds, "ImageComments", "b=1000(0.1,0.2,0.3)"), 1000),
+        (lambda ds: setattr(ds, "SequenceName", "*ep_b1000t"), 1000),
+        (lambda ds: setattr(ds, "SequenceName", "*ep_b0"), 0),
+        (lambda ds: setattr(ds, "SequenceName", "tfl3d1_16ns"), None),
+        (lambda ds: setattr(ds, "DiffusionBValue", -1.0), None),
+        (lambda ds: None, None),
+    ],
+)
+def test_b_values_are_found_where_each_vendor_writes_them(plant, expected, tmp_path):
+    (path, *_) = write_series(tmp_path, images()[0][:1], plant=plant)
+    assert find_b_value(pydicom.dcmread(path)) == expected
+
+
+def private(ds, group, creator, element, vr, value):
+    block = ds.private_block(group, creator, create=True)
+    ds[block.get_tag(element)] = DataElement(block.get_tag(element), vr, value)
+
+
+@pytest.mark.parametrize(
+    ("types", "words", "b_values", "kind"),
+    [
+        ("DERIVED PRIMARY DIFFUSION ADC ND NORM", "ep2d_diff_ADC", [], "adc"),
+        ("DERIVED PRIMARY DIFFUSION TRACEW", "ep2d_diff_TRACEW", [1000], "weighted"),
+        ("DERIVED PRIMARY DIFFUSION TENSOR_B0", "DWI_TENSOR_B0", [0], "weighted"),
+        ("DERIVED PRIMARY DIFFUSION TENSOR", "DWI_TENSOR", [], "other"),
+        ("DERIVED PRIMARY DIFFUSION FA", "DWI_FA", [], "other"),
+        ("DERIVED PRIMARY EADC", "eADC", [], "other"),
+        ("DERIVED SECONDARY", "Apparent Diffusion Coefficient (mm2/s)", [1000], "adc"),
+        ("DERIVED SECONDARY", "Exponential Apparent Diffusion Coefficient", [], "other"),
+        ("DERIVED SECONDARY", "eADC (1000)", [], "other"),
+        ("DERIVED PRIMARY M_SE ADC UNSPECIFIED", "DWI_SSh", [], "adc"),
+        ("ORIGINAL PRIMARY M_SE M SE", "DWI + ADC", [0, 1000], "weighted"),
+        ("DERIVED PRIMARY", "dReg - DWI dADC", [], "adc"),
+        ("ORIGINAL PRIMARY OTHER", "Ax DWI b1000", [0, 1000], "weighted"),
+        ("ORIGINAL PRIMARY GDC", "DTI_PA-ortho", [0, 1500], "weighted"),
+        ("ORIGINAL PRIMARY M_FFE M FFE", "T1 3D", [0], "other"),
+        ("ORIGINAL PRIMARY M ND", "t2_tirm_tra_dark-fluid", [], "other"),
+        ("ORIGINAL PRIMARY P ND", "ep2d_diff", [0, 1000], "other"),
+    ],
+)
+def test_kinds_are_recognised(types, words, b_values, kind):
+    assert find_kind(types.split(), words, b_values) == kind
+
+
+def test_the_b_value_nearest_1000_is_taken_and_a_trace_before_directions(tmp_path):
+    b0, at, _ = images()
+    for number, b in enumerate((0, 500, 1000, 3000), 1):
+        write_series(tmp_path / "in" / str(b), at(b), number=number, b=b)
+    types = ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"]
+    write_series(tmp_path / "in" / "d", at(1000), number=9, b=1000, ImageType=types)
+    report = convert_dicom(tmp_path / "in", tmp_path / "out")
+    (study,) = report.studies
+    assert study.remarks == ()
+    assert study.images["dwi"]["SeriesNumbers"] == [3]
+    assert study.images["adc"]["SeriesNumbers"] == [1, 3]
+    np.testing.assert_array_equal(
+        np.sort(voxels(only(tmp_path / "out").images["dwi"]), None), np.sort(at(1000), None)
+    )
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_directions_are_averaged_geometrically_before_adc(tmp_path, missing):
+    """Also where the b = 0 images do not say their b-value."""
+    b0, at, adc = images()
+    series = pydicom.uid.generate_uid()
+    types = ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"]
+    shared = {"SeriesInstanceUID": series, "ImageType": types}
+    write_series(tmp_path / "in" / "0", b0, b=None if missing else 0, **shared)
+    factors = (0.5, 1.0, 2.0)
+    for number, factor in enumerate(factors, 1):
+        volume = np.rint(at(1000) * factor)
+        write_series(
+            tmp_path / "in" / str(number),
+            volume,
+            b=990 + 5 * number,
+            **shared,
+            AcquisitionNumber=number + 1,
+        )
+    (study,) = convert_dicom(tmp_path / "in", tmp_path / "out").studies
+    assert study.images["dwi"]["DiffusionBValue"] == 1000
+    assert study.images["dwi"]["DiffusionDirections"] == 3
+    assert study.images["adc"]["DerivedFromBValues"] == [0, 1000]
+    derived = voxels(only(tmp_path / "out").images["adc"])
+    inside = np.sort(adc, None)[-np.count_nonzero(adc) :]
+    np.testing.assert_allclose(np.sort(derived, None)[-inside.size :], inside, atol=3)
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1, "1e-6"), (1e-3, "1e-3"), (1e-6, "mm2/s")])
+def test_vendor_adc_comes_in_1e6_mm2_s_whatever_its_unit(tmp_path, factor, unit):
+    b0, at, adc = images()
+    write_series(tmp_path / "in" / "w", at(1000), number=1, b=1000)
+    write_series(
+        tmp_path / "in" / "a",
+        adc,
+        number=2,
+        ImageType=["DERIVED", "PRIMARY", "ADC"],
+        RescaleSlope=factor,
+        RescaleIntercept=0,
+    )
+    (study,) = convert_dicom(tmp_path / "in", tmp_path / "out").studies
+    assert study.images["adc"]["ADC"] == "vendor"
+    written, _ = read_volume(only(tmp_path / "out").images["adc"])
+    np.testing.assert_allclose(np.sort(written, None), np.sort(adc, None), rtol=1e-4)
+
+
+def test_adc_is_not_derived_across_echo_times(tmp_path):
+    b0, at, _ = images()
+    write_series(tmp_path / "in" / "0", b0, number=1, b=0, EchoTime=120)
+    write_series(tmp_path / "in" / "1", at(1000), number=2, b=1000)
+    (study,) = convert_dicom(tmp_path / "in", tmp_path / "out").studies
+    assert set(study.images) == {"dwi"} and "no ADC" in " ".join(study.remarks)
+    assert set(only(tmp_path / "out").images) == {"dwi"}
+
+
+def test_derived_adc_is_finite_within_limits_and_0_outside_signal():
+    b0 = np.array([1000.0, 1000, 1000, 0, 5, 1000, 1000, -3])
+    weighted = np.array([1000 * np.exp(-0.7), 1e-30, 2000, 5, 5, 0, -1, -2])
+    derived = derive_adc(weighted, b0, 1000)
+    assert derived.dtype == np.float32
+    np.testing.assert_allclose(derived, [700, HIGHEST_ADC, 0, 0, 0, 0, 0, 0], rtol=1e-6)
+
+
+# Studies and patients
+
+
+def test_studies_of_a_patient_share_him_and_keep_their_names(tmp_path):
+    for number, (patient, study) in enumerate([("a", "1.1"), ("a", "1.2"), ("b", "1.3")]):
+        write_study(
+            tmp_path / "in" / str(number),
+            seed=number,
+            study=study,
+            PatientID=patient,
+            PatientName=patient,
+        )
+    report = convert_dicom(tmp_path / "in", tmp_path / "out")
+    assert len(report.studies) == 3 and "2 patients" in " ".join(report.remarks)
+    table = {s.study: s.patient for s in find_studies(tmp_path / "out" / "studies.csv")}
+    assert len(set(table.values())) == 2
+    assert set(table) == {s.study for s in find_studies(tmp_path / "out")}
+    # Without the third patient, in a folder of another name, the others have the same names.
+    shutil.rmtree(tmp_path / "in" / "2")
+    (tmp_path / "in").rename(tmp_path / "moved")
+    fewer = convert_dicom(tmp_path / "moved", tmp_path / "fewer")
+    assert {(s.study, s.patient) for s in fewer.studies} <= set(table.items())
+    convert_dicom(tmp_path / "moved", tmp_path / "bids", layout="bids")
+    assert len(list((tmp_path / "bids").glob("sub-*/ses-*/dwi/*.nii.gz"))) == 4
+    found = find_studies(tmp_path / "bids")
+    assert len(found) == 2 and len({s.patient for s in found}) == 1
+
+
+@pytest.mark.parametrize("modality", ["adc", "dwi"])
+@pytest.mark.parametrize("layout", ["foscal", "bids"])
+def test_one_modality_in_sessions_is_found_as_what_it_is(tmp_path, layout, modality):
+    b0, at, adc = images()
+    elements = {
+        "adc": {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]},
+        "dwi": {"b": 1000},
+    }
+    for number, volume in enumerate((adc, adc[::-1]) if modality == "adc" else (at(900), at(1000))):
+        write_series(
+            tmp_path / "in" / str(number), volume, study=f"1.{number}", **elements[modality]
+        )
+    convert_dicom(tmp_path / "in", tmp_path / "out", layout=layout)
+    assert [set(s.images) for s in find_studies(tmp_path / "out")] == [{modality}] * 2
+
+
+def test_the_same_study_id_of_two_patients_is_two_studies(tmp_path):
+    for patient in ("a", "b"):
+        write_study(tmp_path / "in" / patient, PatientID=patient, PatientName=patient)
+    report = convert_dicom(tmp_path / "in", tmp_path / "out")
+    names = sorted(s.study for s in report.studies)
+    assert names[1] == f"{names[0]}-2" and len({s.patient for s in report.studies}) == 2
+
+
+def test_copies_of_files_count_once(tmp_path):
+    write_study(tmp_path / "in")
+    one = convert_dicom(tmp_path / "in", tmp_path / "one")
+    shutil.copytree(tmp_path / "in" / "s2", tmp_path / "in" / "again")
+    two = convert_dicom(tmp_path / "in", tmp_path / "two")
+    assert two.studies == one.studies
+
+
+# Faults
+
+
+def test_a_study_without_images_is_named_and_the_others_convert(tmp_path, capsys):
+    write_study(tmp_path / "in" / "good")
+    types = ["ORIGINAL", "PRIMARY", "M"]
+    write_series(
+        tmp_path / "in" / "t1",
+        images()[0],
+        number=7,
+        study="1.9",
+        ImageType=types,
+        SeriesDescription="t1_mprage",
+        ProtocolName="t1_mprage",
+    )
+    assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of 2 studies" in error and "series 7" in error and "6 files" in error
+    assert len(find_studies(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "missing slice", "missing last slice", "one slice"]
+)
+def test_a_damaged_series_makes_no_volume(tmp_path, damage):
+    write_study(tmp_path / "in", with_adc=False)
+    whole = convert_dicom(tmp_path / "in", tmp_path / "whole")
+    assert whole.studies[0].remarks == ()
+    paths = sorted((tmp_path / "in" / "s2").iterdir())
+    if damage == "truncated":
+        paths[3].write_bytes(paths[3].read_bytes()[:-500])
+    else:
+        gone = {"missing slice": paths[2:3], "missing last slice": paths[-1:]}
+        for path in gone.get(damage, paths[1:]):
+            path.unlink()
+    if damage == "missing last slice":
+        # Nothing but the image at b = 0 says how many there should be.
+        report = convert_dicom(tmp_path / "in", tmp_path / "out")
+        assert set(report.studies[0].images) == {"dwi"} and report.studies[0].remarks
+        return
+    with pytest.raises(InputError, match="series 2 is left out") as error:
+        convert_dicom(tmp_path / "in", tmp_path / "out")
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_garbage_never_ends_in_a_traceback(tmp_path, capfd):
+    """Every file of a study cut, flipped or filled at random: converted, or one sentence."""
+    write_study(tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    for trial in range(12):
+        source = copy(tmp_path / "whole", tmp_path / str(trial))
+        for path in rng.choice(sorted(source.rglob("*.dcm")), 3, replace=False):
+            data = bytearray(path.read_bytes())
+            for place in rng.integers(0, 1200, 20):
+                data[place] = rng.integers(256)
+            path.write_bytes(data[: rng.integers(100, len(data))] if trial % 2 else data)
+        try:
+            report = convert_dicom(source, tmp_path / f"out{trial}")
+            assert report.studies and not list((tmp_path / f"out{trial}").glob(".*"))
+        except InputError as error:
+            assert "\n" not in str(error) and not (tmp_path / f"out{trial}").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_header_damage_is_told_by_position(tmp_path):
+    write_study(tmp_path / "in")
+    path = tmp_path / "in" / "s1" / "000.dcm"
+    path.write_bytes((tmp_path / "in" / "s1" / "001.dcm").read_bytes()[:180])
+    report = convert_dicom(tmp_path / "in", tmp_path / "out")
+    assert report.damaged == 1 and "1 of 19 files" in " ".join(report.remarks)
+
+
+def test_nothing_found_says_what_was_looked_for_and_found(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "letter.pdf").write_bytes(b"%PDF")
+    write_series(tmp_path / "in", images()[0], Modality="CT")
+    with pytest.raises(InputError, match="6 other DICOM files, 0 damaged ones and 1 files that"):
+        convert_dicom(tmp_path / "in", tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_without_dcm2niix_the_error_says_how_to_install_it(tmp_path):
+    write_study(tmp_path / "in")
+    program = (
+        "import sys; sys.modules['dcm2niix'] = None; from strokeseg_tf.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "dicom", str(tmp_path / "in"), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": str(tmp_path)},
+    )
+    assert result.returncode == 2
+    assert re.fullmatch("strokeseg-tf: error: .*pip install dcm2niix\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [("exit 3", "status 3"), ("exec sleep 60", "did not end within 1 s"), ("exit 0", "no volume")],
+)
+def test_a_failing_program_fails_the_series(tmp_path, script, message):
+    write_study(tmp_path / "in")
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    (series, *_) = group_series(find_dicom(tmp_path / "in").files)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(ConversionFailed, match=message):
+        convert_series(series, tmp_path / "work", program=str(program), timeout_s=1)
+
+
+def test_nothing_is_replaced_unasked_and_no_source_at_all(tmp_path):
+    write_study(tmp_path / "in")
+    convert_dicom(tmp_path / "in", tmp_path / "out")
+    before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "out").rglob("*"))
+    with pytest.raises(InputError, match="--overwrite"):
+        convert_dicom(tmp_path / "in", tmp_path / "out")
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "out").rglob("*"))
+    convert_dicom(tmp_path / "in", tmp_path / "out", overwrite=True)
+    shutil.move(tmp_path / "in", tmp_path / "out" / "in")
+    with pytest.raises(InputError, match="lies in"):
+        convert_dicom(tmp_path / "out" / "in", tmp_path / "out", overwrite=True)
+    with pytest.raises(InputError, match="dicom.json"):
+        convert_dicom(tmp_path / "out" / "in", tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("options", [{"layout": "isles22"}, {"timeout_s": 0}])
+def test_impossible_options_are_refused(tmp_path, options):
+    write_study(tmp_path / "in")
+    with pytest.raises(InputError):
+        convert_dicom(tmp_path / "in", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
