@@ -6,6 +6,7 @@ TensorFlow inside the functions; encoding needs none.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -65,17 +66,30 @@ def encode(record: Mapping) -> bytes:
     in the order of their names, whatever the version of protobuf.
     """
     entries = []
-    for name in sorted(SCHEMA):
+    for name in NAMES:
         feature, value = SCHEMA[name], record[name]
         if value is None and feature.optional:
             continue
-        if feature.kind == "int":
-            stored = _field(3, _field(1, _varint(value)))  # int64_list, its packed values
-        else:
-            texts = _to_bytes(feature, value)
-            stored = _field(1, b"".join(_field(1, text) for text in texts))  # bytes_list
-        entries.append(_field(1, _field(1, name.encode()) + _field(2, stored)))
+        texts = (value,) if feature.kind == "int" else tuple(_to_bytes(feature, value))
+        # What is small is mostly the same in all records of a study.
+        small = feature.kind == "int" or sum(map(len, texts)) < 512
+        entries.append((_entry_again if small else _entry)(name, texts))
     return _field(1, b"".join(entries))
+
+
+NAMES = sorted(SCHEMA)
+
+
+def _entry(name: str, values: tuple) -> bytes:
+    """A feature with its name, as the map of an `Example` has it."""
+    if SCHEMA[name].kind == "int":
+        stored = _field(3, _field(1, b"".join(map(_varint, values))))  # int64_list, packed
+    else:
+        stored = _field(1, b"".join(_field(1, text) for text in values))  # bytes_list
+    return _field(1, _field(1, name.encode()) + _field(2, stored))
+
+
+_entry_again = functools.lru_cache(maxsize=1024)(_entry)
 
 
 def _field(number: int, content: bytes) -> bytes:
