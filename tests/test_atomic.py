@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfrecord_tools import atomic
-from tfrecord_tools.atomic import check_free, new_folder, write_text
+from tfrecord_tools.atomic import (
+    NEW,
+    OLD,
+    UNFINISHED,
+    check_free,
+    new_folder,
+    resumable_folder,
+    work_folder,
+    write_text,
+)
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.names import file_name
 
@@ -109,6 +118,104 @@ def test_a_text_that_cannot_be_written_keeps_the_old_one(tmp_path):
         write_text(path, "\udcff")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+# Work folders that outlive an interruption
+
+
+def work_on(out, text="new", stop=None, **options):
+    """Write an output in two steps, the first of which is kept; say if it was there."""
+    with resumable_folder(out, marker=MARKER, **options) as work:
+        found = (work / "step").exists()
+        (work / "step").write_text("done")
+        (work / UNFINISHED / "half").write_text("ha")
+        if stop:
+            raise stop
+        (work / NEW / MARKER).write_text(text)
+    return found
+
+
+def test_a_work_folder_becomes_the_output(tmp_path):
+    out = tmp_path / "not" / "yet" / "out"
+    assert not work_on(out)
+    assert (out / MARKER).read_text() == "new"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError("disk"), RuntimeError("ours")])
+def test_what_is_finished_is_found_again_after_a_stop(tmp_path, stop):
+    out = tmp_path / "out"
+    with pytest.raises(type(stop)):
+        work_on(out, stop=stop)
+    assert not out.exists() and not (work_folder(out) / UNFINISHED).exists()
+    assert work_on(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_mistake_of_the_user_keeps_nothing(tmp_path):
+    with pytest.raises(InputError):
+        work_on(tmp_path / "out", stop=InputError("bad"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_before_anything_is_finished_keeps_nothing(tmp_path):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        resumable_folder(tmp_path / "out", marker=MARKER) as work,
+    ):
+        (work / UNFINISHED / "half").write_text("ha")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_old_output_stands_until_the_last_moment(tmp_path):
+    out = tmp_path / "out"
+    work_on(out, "old")
+    with pytest.raises(InputError, match="--overwrite"):
+        work_on(out)
+    with pytest.raises(KeyboardInterrupt):
+        work_on(out, stop=KeyboardInterrupt(), overwrite=True)
+    assert (out / MARKER).read_text() == "old"
+    assert work_on(out, overwrite=True)
+    assert (out / MARKER).read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_kill_between_the_two_renames_is_mended(tmp_path):
+    out = tmp_path / "out"
+    work_on(out, "old")
+    with pytest.raises(KeyboardInterrupt):
+        work_on(out, stop=KeyboardInterrupt(), overwrite=True)
+    os.replace(out, work_folder(out) / OLD)
+    with pytest.raises(InputError, match="--overwrite"):
+        work_on(out)
+    assert (out / MARKER).read_text() == "old"
+
+
+def test_a_kill_after_the_last_rename_leaves_no_litter(tmp_path):
+    out = tmp_path / "out"
+    work_on(out, "new")
+    (work_folder(out) / OLD).mkdir(parents=True)
+    work_folder(out).with_name(f"{work_folder(out).name}.123.removed").mkdir()
+    with pytest.raises(InputError, match="--overwrite"):
+        work_on(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_at_once_are_kept_apart(tmp_path):
+    out = tmp_path / "out"
+    with resumable_folder(out, marker=MARKER) as work:
+        with pytest.raises(InputError, match="another process"):
+            work_on(out)
+        (work / NEW / MARKER).write_text("first")
+    assert (out / MARKER).read_text() == "first"
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "my shards", "--out"])
+def test_any_output_name_has_a_work_folder(tmp_path, name):
+    work_on(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert work_folder(tmp_path / ("x" * 249 + "y")) != work_folder(tmp_path / ("x" * 250))
 
 
 # Names

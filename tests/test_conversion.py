@@ -252,6 +252,29 @@ def test_impossible_folds_are_refused(cohort, tmp_path, options, words):
 # Bad studies
 
 
+def test_an_image_under_two_ids_is_refused(cohort, tmp_path):
+    home = shutil.copytree(cohort, tmp_path / "home" / "cohort")
+    shutil.rmtree(home / "phantom-006")
+    shutil.copytree(home / "phantom-003", home / "phantom-006")
+    with pytest.raises(InputError, match="1 of 8.*006 has the ADC and DWI of study phantom-003"):
+        convert(home, tmp_path / "out")
+    report = convert(home, tmp_path / "out", skip_bad=True)
+    assert report.skipped.keys() == {"phantom-006"} and len(report.info.studies) == 7
+    assert read_dataset_info(tmp_path / "out").left_out == {"phantom-006": ["duplicate"]}
+
+
+def test_warnings_are_remarked_and_kept_without_a_path(cohort, tmp_path):
+    home = shutil.copytree(cohort, tmp_path / "home" / "cohort")
+    for mask in (home / "phantom-002/Masks").glob("*/*.nii.gz"):
+        image = nib.load(mask)
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), mask)
+    report = convert(home / "studies.csv", tmp_path / "out")
+    kept = [w for w in read_dataset_info(tmp_path / "out").warnings if w["code"] == "mask-empty"]
+    assert {warning["study"] for warning in kept} == {"phantom-002"}
+    assert any("phantom-002: mask-empty: " in remark for remark in report.remarks)
+    assert str(tmp_path) not in (tmp_path / "out" / MANIFEST).read_text()
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_all_bad_studies_are_named_at_once_and_nothing_is_written(spoiled, tmp_path, jobs):
     with pytest.raises(InputError) as refusal:

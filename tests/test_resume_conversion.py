@@ -182,7 +182,9 @@ def test_a_file_that_changed_meanwhile_is_read_again(cohort, tmp_path):
     emptied = home / "phantom-001/Masks/r1/dwi.nii.gz"
     shutil.copy(home / "phantom-001/Masks/r2/dwi.nii.gz", emptied)
     os.utime(emptied, ns=(0, 0))
-    convert(home, out, **OPTIONS)
+    resumed = []
+    convert(home, out, on_resume=resumed.append, **OPTIONS)
+    assert resumed == [2]
     convert(home, tmp_path / "undisturbed", **OPTIONS)
     assert contents(out) == contents(tmp_path / "undisturbed")
     (study,) = (s for s in read_studies(out) if s.study == "phantom-001")

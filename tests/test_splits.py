@@ -13,6 +13,7 @@ from tfrecord_tools.splits import (
     SplitItem,
     check_no_leak,
     read_split_file,
+    split_folds,
     split_studies,
 )
 
@@ -97,6 +98,33 @@ def test_another_seed_gives_other_splits():
 def test_wrong_shares_are_refused(wrong):
     with pytest.raises(InputError, match="split shares must"):
         split_studies(one_study_a_patient(10, 1), wrong, seed=0)
+
+
+# Folds
+
+
+@given(cohorts(least=2), st.integers(2, 6), seeds)
+def test_no_patient_stands_in_two_folds(items, folds, seed):
+    patients = {item.study: item.patient for item in items}
+    if folds > len(set(patients.values())):
+        with pytest.raises(InputError, match="choose --folds"):
+            split_folds(items, folds, seed)
+        return
+    dealt = split_folds(items, folds, seed)
+    assert dealt.keys() == patients.keys() and set(dealt.values()) == set(range(folds))
+    check_no_leak({s: str(fold) for s, fold in dealt.items()}, patients, "the folds")
+    assert dealt == split_folds(items[::-1], folds, seed)
+
+
+@given(st.integers(5, 100), st.integers(2, 5), seeds)
+@settings(max_examples=40)
+def test_folds_are_of_equal_size_and_share_the_controls(count, folds, seed):
+    items = one_study_a_patient(count, count // 4)
+    dealt = split_folds(items, folds, seed)
+    sizes = Counter(dealt.values())
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    controls = Counter(dealt[item.study] for item in items if item.group == "control")
+    assert max(controls[f] for f in sizes) - min(controls[f] for f in sizes) <= 2
 
 
 # Split files

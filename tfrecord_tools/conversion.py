@@ -8,6 +8,7 @@ from pathlib import Path
 from tfrecord_tools.adc_unit import check_adc_unit
 from tfrecord_tools.atomic import NEW, resumable_folder, work_folder
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.findings import Finding
 from tfrecord_tools.layouts import find_studies
 from tfrecord_tools.lint import find_duplicates
 from tfrecord_tools.parts import (
@@ -20,6 +21,7 @@ from tfrecord_tools.parts import (
     joined_shards,
     make_part,
     part_file,
+    part_key,
     versions,
 )
 from tfrecord_tools.shards import MANIFEST, SHARD_PATTERN, DatasetInfo, shard_name
@@ -116,7 +118,9 @@ def convert(
         ):
             studies = find_studies(source, layout)
             make = functools.partial(make_part, work=work, adc_unit=adc_unit)
-            parts, skipped = _make_parts(work, studies, make, execute, on_study, on_resume)
+            _take_up(work, {part_key(files, adc_unit) for files in studies}, on_resume)
+            parts, bad = _make_parts(work, studies, make, execute, on_study)
+            skipped = {study: "; ".join(map(str, found)) for study, found in bad.items()}
             if skipped and not (skip_bad and parts):
                 raise InputError(_describe_bad(skipped, len(studies)))
             asked = {f.study: f.split for f in studies if f.study in parts}
@@ -125,7 +129,7 @@ def convert(
             plan = _plan(parts, splits, by_fold, shard_mb * 1e6)
             _remake_parts(work, studies, parts, plan, make, execute)
             shards = list(execute(functools.partial(join_parts, work=work), plan))
-            info = _describe(parts, splits, by_fold, plan, shards, seed)
+            info = _describe(parts, splits, by_fold, plan, shards, seed, bad)
             info.write(work / NEW)
     except (OSError, MemoryError) as error:
         raise InputError(_describe_stop(error, work_folder(out))) from error
@@ -147,37 +151,46 @@ def _describe_stop(error: OSError | MemoryError, work: Path) -> str:
     elif error.errno is None:
         what = str(error)
     else:
-        what = f"{error.filename} cannot be written ({error.strerror}); check rights and the disk"
+        where = error.filename or work
+        what = f"{where} cannot be written ({error.strerror}); check its rights and the disk"
     if work.exists():
         what += f"; finished studies are kept in {work}: the same command goes on from there"
     return what
 
 
-def _make_parts(
-    work: Path, studies: Sequence[StudyFiles], make, execute: Execute, on_study, on_resume
-) -> tuple[dict[str, Part], dict[str, str]]:
-    """Read and write every study that is not done: the parts and the reasons why some are none."""
+def _take_up(work: Path, keys: set[str], on_resume) -> None:
+    """Say how many studies an interrupted conversion has done; remove what is of no use now."""
     for folder in (PARTS, SHARDS):
         (work / folder).mkdir(exist_ok=True)
-    if on_resume and (done := len(list((work / PARTS).glob("*.json")))):
+    _keep_parts(work, keys)
+    done = len(list((work / PARTS).glob("*.json")))
+    if done and on_resume:
         on_resume(done)
+
+
+def _keep_parts(work: Path, keys: set[str]) -> None:
+    for file in (work / PARTS).iterdir():
+        if file.stem not in keys:
+            file.unlink()
+
+
+def _make_parts(
+    work: Path, studies: Sequence[StudyFiles], make, execute: Execute, on_study
+) -> tuple[dict[str, Part], dict[str, list[Finding]]]:
+    """Read and write every study that is not done: the parts and the reasons why some are none."""
     joined = frozenset(key for keys in joined_shards(work).values() for key in keys)
     parts, bad = {}, {}
     for done, part in enumerate(execute(functools.partial(make, joined=joined), studies), 1):
         if part.errors:
-            bad[part.study] = "; ".join(part.errors)
+            bad[part.study] = list(part.errors)
         else:
             parts[part.study] = part
         if on_study:
             on_study(done, len(studies))
     for finding in find_duplicates({study: part.content for study, part in parts.items()}):
-        text = "; ".join(t for t in (bad.get(finding.study), str(finding)) if t)
-        bad[finding.study] = text
-    parts = {study: part for study, part in parts.items() if study not in bad}
-    keys = {part.key for part in parts.values()}
-    for file in (work / PARTS).iterdir():
-        if file.stem not in keys:
-            file.unlink()
+        parts.pop(finding.study, None)
+        bad.setdefault(finding.study, []).append(finding)
+    _keep_parts(work, {part.key for part in parts.values()})
     return parts, bad
 
 
@@ -263,7 +276,7 @@ def _remake_parts(work, studies, parts, plan, make, execute) -> None:
             raise InputError(f"the files of study {part.study} changed meanwhile; convert again")
 
 
-def _describe(parts, splits, by_fold, plan, shards, seed) -> DatasetInfo:
+def _describe(parts, splits, by_fold, plan, shards, seed, bad) -> DatasetInfo:
     """The manifest, with studies in the order of their records."""
     study_of = {part.key: part.study for part in parts.values()}
     in_order = [study_of[key] for shard in plan for key in shard.keys]
@@ -281,6 +294,7 @@ def _describe(parts, splits, by_fold, plan, shards, seed) -> DatasetInfo:
         versions=versions(),
         folds=fold_members,
         warnings=[{"study": s} | dict(w) for s in in_order for w in parts[s].warnings],
+        left_out={study: sorted({found.code for found in bad[study]}) for study in sorted(bad)},
     )
 
 
@@ -294,4 +308,6 @@ def _remarks(part: Part) -> list[str]:
             remarks.append(f"{part.study}: no {modality}, so of use to unimodal {other} only")
     if not facts["masks"]:
         remarks.append(f"{part.study}: no mask, so of no use to training or evaluation")
-    return remarks + [f"{part.study}: {w['code']}: {w['message']}" for w in part.warnings]
+    for found in part.warnings:
+        remarks.append(f"{part.study}: {found['code']}: {found['file']} {found['message']}")
+    return remarks

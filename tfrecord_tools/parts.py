@@ -7,6 +7,7 @@ finished does nothing, so an interrupted conversion goes on where it was.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,9 @@ import google_crc32c
 import numpy as np
 
 from tfrecord_tools.atomic import NEW, UNFINISHED
+from tfrecord_tools.findings import Finding
 from tfrecord_tools.framing import frame
+from tfrecord_tools.image_files import stem
 from tfrecord_tools.lint import examine
 from tfrecord_tools.records import to_records
 from tfrecord_tools.schema import SCHEMA_VERSION, encode
@@ -28,6 +31,9 @@ from tfrecord_tools.study import Study
 from tfrecord_tools.study_files import MODALITIES, StudyFiles
 
 PARTS, SHARDS = "parts", "shards"
+
+#: What is read beside an image of that name: b-values, and the voxels of a MetaImage.
+SIDECARS = (".bval", ".json", ".raw", ".zraw")
 
 BLOCK_BYTES = 1 << 20
 
@@ -40,7 +46,7 @@ class Part:
         study: Identifier.
         key: Name of its file: a checksum of everything the records depend on.
         errors: Why it cannot be converted.
-        warnings: Code and message of what may spoil a result.
+        warnings: Code, file name and message of what may spoil a result.
         content: See `tfrecord_tools.lint.Examination`.
         facts: What the manifest says of it.
         bytes: Size of its file.
@@ -50,7 +56,7 @@ class Part:
 
     study: str
     key: str
-    errors: Sequence[str] = ()
+    errors: Sequence[Finding] = ()
     warnings: Sequence[Mapping[str, str]] = ()
     content: Mapping[str, str] = dataclasses.field(default_factory=dict)
     facts: Mapping = dataclasses.field(default_factory=dict)
@@ -80,7 +86,7 @@ def make_part(
     if finished:
         return finished
     examination = examine(files, adc_unit)
-    errors = [str(f) for f in examination.findings if f.severity == "error"]
+    errors = [found for found in examination.findings if found.severity == "error"]
     if errors:
         return Part(files.study, key, errors)
     with _writing(part_file(work, key), work) as file:
@@ -94,7 +100,7 @@ def make_part(
         study=files.study,
         key=key,
         warnings=[
-            {"code": f.code, "message": f.message}
+            {"code": f.code, "file": Path(f.file).name, "message": f.message}
             for f in examination.findings
             if f.severity == "warning"
         ],
@@ -109,16 +115,17 @@ def make_part(
 
 def part_key(files: StudyFiles, adc_unit: str) -> str:
     """Checksum of all that the records of a study depend on: files, options and software."""
-    paths = [str(path) for path in (*files.images.values(), *files.masks.values())]
+    paths = [*files.images.values(), *files.masks.values()]
     named = [str(key) for key in (*files.images, *files.masks)]
+    beside = [path.with_name(stem(path) + ending) for path in paths for ending in SIDECARS]
     depends = [
         *(files.study, files.patient, files.group, adc_unit, SCHEMA_VERSION, versions()),
-        *sorted(zip(named, paths, map(_stamp, paths), strict=True)),
+        *(named, [_stamp(path) for path in [*paths, *beside]]),
     ]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:32]
 
 
-def _stamp(path: str) -> tuple:
+def _stamp(path: Path) -> tuple:
     """What changes when a file does."""
     try:
         status = os.stat(path)
@@ -127,6 +134,7 @@ def _stamp(path: str) -> tuple:
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The software that reads studies and writes records."""
     packages = ("strokeseg-tf", "tensorflow", "numpy", "nibabel")
