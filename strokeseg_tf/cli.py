@@ -1,10 +1,13 @@
 """The `strokeseg-tf` command: finds the commands, turns errors into one line."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
+import traceback
 from importlib import metadata
+from typing import NoReturn
 
 from strokeseg_tf import __version__
 from tfrecord_tools.errors import InputError
@@ -21,8 +24,34 @@ GROUP = "strokeseg_tf.commands"
 def main(argv=None) -> int:
     """Run a command; the exit status: 0 well, 1 our fault, 2 the user's or the data's."""
     _quiet_tensorflow()
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments = build_parser().parse_args(argv)
+    if argv is not None:
+        return _run(arguments)
+    try:
+        status = _run(arguments)
+    except Exception:
+        if REMOTE not in sys.modules:
+            raise
+        traceback.print_exc()
+        status = 1
+    if REMOTE in sys.modules:
+        _leave(status)
+    return status
+
+
+#: Once its S3 client was used, an ordinary exit aborts the process (tensorflow/io issue 2039).
+REMOTE = "tensorflow_io"
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit at once, with what was printed but without the destructors of libraries."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(status)
+
+
+def _run(arguments) -> int:
     try:
         arguments.run(arguments)
     except InputError as error:
@@ -35,8 +64,7 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print("strokeseg-tf: interrupted; what was finished is kept", file=sys.stderr)
         # Threads of TensorFlow and worker processes would make an ordinary exit wait.
-        sys.stderr.flush()
-        os._exit(130)
+        _leave(130)
     return 0
 
 

@@ -14,8 +14,9 @@ import tensorflow as tf
 from strokeseg_tf.augmentation import Augmenter
 from strokeseg_tf.preprocessing import preprocess, preprocess_mask
 from tfrecord_tools.errors import InputError
-from tfrecord_tools.reader import read_slice_pairs, shards_of
-from tfrecord_tools.shards import check_shards, read_dataset_info
+from tfrecord_tools.integrity import check_shards
+from tfrecord_tools.reader import shard_slice_pairs, shards_of
+from tfrecord_tools.shards import read_dataset_info
 
 #: Preprocessed slices above this size live in a temporary file instead of memory.
 MEMORY_LIMIT_BYTES = 4 << 30
@@ -50,7 +51,7 @@ def usable_studies(folder, split, modalities, rater):
     shards_of(folder, info, split)
     names = {f"{rater}_{m}" for m in modalities}
     usable, left_out = [], []
-    for study in info.splits[split]:
+    for study in info.studies_of(split):
         facts = info.studies[study]
         complete = set(modalities) <= set(facts["modalities"]) and names <= set(facts["masks"])
         (usable if complete else left_out).append(study)
@@ -80,22 +81,22 @@ def load_slices(folder, split, *, modalities, rater, size):
     count = sum(info.studies[study]["slices"] for study in usable)
     shape = (count, size, size, len(modalities))
     slices = Slices(_empty(shape, np.float32), _empty(shape, bool))
-    pairs = (
-        read_slice_pairs(folder, split)
-        .filter(lambda pair: tf.reduce_any(pair["study"] == usable))
-        .map(
-            lambda pair: _preprocess_pair(pair, modalities, rater, size),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        .batch(32)
-        .prefetch(1)
-    )
     start = 0
     try:
-        for images, masks in pairs.as_numpy_iterator():
-            slices.images[start : start + len(images)] = images
-            slices.masks[start : start + len(masks)] = masks
-            start += len(images)
+        for pairs in shard_slice_pairs(folder, split):
+            preprocessed = (
+                pairs.filter(lambda pair: tf.reduce_any(pair["study"] == usable))
+                .map(
+                    lambda pair: _preprocess_pair(pair, modalities, rater, size),
+                    num_parallel_calls=tf.data.AUTOTUNE,
+                )
+                .batch(32)
+                .prefetch(1)
+            )
+            for images, masks in preprocessed.as_numpy_iterator():
+                slices.images[start : start + len(images)] = images
+                slices.masks[start : start + len(masks)] = masks
+                start += len(images)
     except tf.errors.OpError:
         check_shards(folder)  # Says which shard is damaged.
         raise

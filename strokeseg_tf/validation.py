@@ -1,5 +1,8 @@
 """Validation on whole studies, as evaluation does it: per-study Dice at native resolution."""
 
+import dataclasses
+from collections.abc import Iterator, Mapping
+
 import keras
 import numpy as np
 
@@ -15,36 +18,103 @@ def dice(reference, prediction):
     return 2 * int((reference & prediction).sum()) / total if total else 1.0
 
 
+#: Prepared studies up to this size are kept in memory from epoch to epoch.
+MEMORY_LIMIT_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedStudy:
+    """A study as `validate_prepared` wants it.
+
+    Attributes:
+        inputs: The network's inputs by modality.
+        masks: bool `(slices, height, width)` by modality, at native resolution.
+        targets: bool `(slices, size, size, 1)` by modality, at the network's size.
+    """
+
+    inputs: Mapping
+    masks: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it takes."""
+        parts = (self.inputs, self.masks, self.targets)
+        return sum(np.asarray(array).nbytes for part in parts for array in part.values())
+
+
+class PreparedStudies:
+    """The studies of a split that have the images and masks wanted, to be gone over repeatedly.
+
+    They are read and preprocessed once and kept where they are small, else read again each time.
+
+    Args:
+        predictor: `strokeseg_tf.prediction.Predictor`.
+        folder: A finished shards folder.
+        split: Name of the split.
+        rater: Whose masks are the reference.
+        limit_bytes: Memory that may be taken.
+    """
+
+    def __init__(self, predictor, folder, split, rater, limit_bytes=MEMORY_LIMIT_BYTES):
+        self._predictor = predictor
+        self._source = folder, split, rater
+        self._limit_bytes = limit_bytes
+        self._kept = None
+
+    def __iter__(self) -> Iterator[PreparedStudy]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept, size = [], 0
+        for study in self._prepare():
+            yield study
+            size += study.size_bytes
+            if kept is not None:
+                kept = [*kept, study] if size <= self._limit_bytes else None
+        self._kept = kept
+
+    def _prepare(self) -> Iterator[PreparedStudy]:
+        folder, split, rater = self._source
+        modalities = self._predictor.modalities
+        usable = set(usable_studies(folder, split, modalities, rater)[0])
+        for study in read_studies(folder, split):
+            if study.study in usable:
+                masks = {m: study.masks[rater, m] for m in modalities}
+                yield PreparedStudy(
+                    self._predictor.preprocess(study.images),
+                    masks,
+                    {m: preprocess_mask(mask, self._predictor.size) for m, mask in masks.items()},
+                )
+
+
 def validate(predictor, loss, folder, split, rater):
-    """Loss and Dice over the studies of a split.
+    """`validate_prepared` over the studies of a split; see `PreparedStudies`."""
+    return validate_prepared(predictor, loss, PreparedStudies(predictor, folder, split, rater))
+
+
+def validate_prepared(predictor, loss, studies):
+    """Loss and Dice over studies.
 
     Args:
         predictor: `strokeseg_tf.prediction.Predictor`.
         loss: Loss of one head, on logits at the network's size.
-        folder: A finished shards folder.
-        split: Name of the split.
-        rater: Whose masks are the reference.
+        studies: `PreparedStudies`.
 
     Returns:
         `{"val_loss": ..., "val_adc_dice": ..., "val_dwi_dice": ...}`: the loss over all slices,
         summed over the heads, and for each head the mean over studies of the Dice at native
         resolution.
     """
-    modalities = predictor.modalities
-    usable = set(usable_studies(folder, split, modalities, rater)[0])
-    losses, slices, dices = [], [], {m: [] for m in modalities}
-    for study in read_studies(folder, split):
-        if study.study not in usable:
-            continue
-        logits = predictor.logits(predictor.preprocess(study.images))
-        masks = {m: study.masks[rater, m] for m in modalities}
-        probabilities = predictor.restore(logits, *masks[modalities[0]].shape[1:])
-        losses.append(
-            sum(float(loss(preprocess_mask(masks[m], predictor.size), logits[m])) for m in masks)
-        )
-        slices.append(len(masks[modalities[0]]))
-        for m in modalities:
-            dices[m].append(dice(masks[m], probabilities[m] > predictor.threshold))
+    losses, slices, dices = [], [], {m: [] for m in predictor.modalities}
+    for study in studies:
+        logits = predictor.logits(study.inputs)
+        count, *size = next(iter(study.masks.values())).shape
+        probabilities = predictor.restore(logits, *size)
+        losses.append(sum(float(loss(study.targets[m], logits[m])) for m in study.masks))
+        slices.append(count)
+        for m, mask in study.masks.items():
+            dices[m].append(dice(mask, probabilities[m] > predictor.threshold))
     scores = {f"val_{m}_dice": float(np.mean(values)) for m, values in dices.items()}
     return {"val_loss": float(np.average(losses, weights=slices))} | scores
 
@@ -55,7 +125,8 @@ class StudyValidation(keras.callbacks.Callback):
     def __init__(self, network, loss, folder, split, rater, threshold):
         super().__init__()
         self._predictor = Predictor(network, threshold=threshold)
-        self._arguments = loss, folder, split, rater
+        self._loss = loss
+        self._studies = PreparedStudies(self._predictor, folder, split, rater)
 
     def on_epoch_end(self, epoch, logs=None):
-        logs.update(validate(self._predictor, *self._arguments))
+        logs.update(validate_prepared(self._predictor, self._loss, self._studies))

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.integrity import check_shards
 from tfrecord_tools.reader import read_studies
-from tfrecord_tools.shards import MANIFEST, check_shards, read_dataset_info, shard_name
+from tfrecord_tools.shards import MANIFEST, read_dataset_info, sha256_of, shard_name
 
 TRAIN = "train-00000-of-00001.tfrecord"
 
@@ -24,6 +25,12 @@ def rewrite_manifest(folder, change):
     content = json.loads((folder / MANIFEST).read_text())
     change(content)
     (folder / MANIFEST).write_text(json.dumps(content))
+
+
+def sign(folder):
+    """Give the manifest the checksum of a shard as it is now."""
+    digest = sha256_of(folder / TRAIN)
+    rewrite_manifest(folder, lambda content: content["shards"][TRAIN].update(sha256=digest))
 
 
 def refusal(folder, read=check_shards):
@@ -84,8 +91,11 @@ def test_a_shard_that_lost_its_last_study_is_found(copy, read):
 
 @pytest.mark.parametrize("read", [check_shards, read_all])
 def test_records_of_another_program_are_refused(copy, read):
+    records = read_dataset_info(copy).shards[TRAIN]["records"]
     with tf.io.TFRecordWriter(str(copy / TRAIN)) as writer:
-        writer.write(b"\x0a\x00")
+        for _ in range(records):
+            writer.write(b"\x0a\x00")
+    sign(copy)
     assert f"{TRAIN} holds a record that is no slice pair" in refusal(copy, read)
 
 
@@ -113,7 +123,7 @@ def test_a_manifest_that_is_none_is_refused(copy, content):
 
 def test_shards_of_another_schema_are_refused(copy):
     rewrite_manifest(copy, lambda content: content.update(schema_version=99))
-    assert "schema version 99, this software reads 1" in refusal(copy)
+    assert "schema version 99, this software reads 2" in refusal(copy)
 
 
 def first(content):

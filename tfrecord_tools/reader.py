@@ -5,24 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.integrity import find_flaw
 from tfrecord_tools.records import from_records
 from tfrecord_tools.schema import parse
-from tfrecord_tools.shards import REMEDY, DatasetInfo, read_dataset_info, read_records
+from tfrecord_tools.shards import REMEDY, DatasetInfo, open_shard, read_dataset_info, read_records
+from tfrecord_tools.storage import Remote, locate
 from tfrecord_tools.study import Study
 
 
-def shards_of(folder: str | Path, info: DatasetInfo, split: str) -> list[Path]:
-    """The shards of a split, in order.
+def shards_of(folder: str | Path, info: DatasetInfo, split: str) -> list[Path | Remote]:
+    """The shards of a split, or of a view such as `fold0-train`, in order.
 
     Raises:
         InputError: The split does not exist.
     """
-    if split not in info.splits:
-        raise InputError(
-            f"{folder} has no split {split!r}; it has {', '.join(info.splits) or 'none'}"
-        )
-    names = sorted(name for name, shard in info.shards.items() if shard["split"] == split)
-    return [Path(folder) / name for name in names]
+    known = [*info.splits, *info.views]
+    if split not in known:
+        raise InputError(f"{folder} has no split {split!r}; it has {', '.join(known) or 'none'}")
+    return [locate(folder) / name for name in info.shards_of(split)]
 
 
 def read_slice_pairs(folder: str | Path, split: str):
@@ -35,22 +35,67 @@ def read_slice_pairs(folder: str | Path, split: str):
     Returns:
         `tf.data.Dataset` of dictionaries with a tensor for each feature of
         `tfrecord_tools.schema.SCHEMA`; images float32 `(height, width)` with the values of the
-        file, masks bool `(names, height, width)`.
+        file, masks bool `(names, height, width)`. While it is read, `tf.errors.OpError` says that
+        a record is no slice pair; `tfrecord_tools.integrity.check_shards` says which.
 
     Raises:
-        InputError: The folder is unfinished or the split does not exist.
+        InputError: The folder is unfinished, the split does not exist, or a shard is damaged.
     """
     import tensorflow as tf
 
-    folder = Path(folder)
     info = read_dataset_info(folder)
     paths = shards_of(folder, info, split)
-    records = tf.data.TFRecordDataset([str(path) for path in paths], buffer_size=8 << 20)
-    # A shard cut off between two records passes every CRC; the count tells.
     count = sum(info.shards[path.name]["records"] for path in paths)
+    if any(isinstance(path, Remote) for path in paths):
+        records = tf.data.Dataset.from_generator(
+            lambda: _stream(paths, info), output_signature=tf.TensorSpec((), tf.string)
+        )
+    else:
+        for path in paths:
+            with open_shard(path, info.shards[path.name]):
+                pass
+        records = _serialised(paths)
+    # A shard cut off between two records passes every CRC; the count tells.
     return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).apply(
         tf.data.experimental.assert_cardinality(count)
     )
+
+
+def shard_slice_pairs(folder: str | Path, split: str) -> Iterator:
+    """`read_slice_pairs` shard by shard: a dataset for each, to be read before the next is taken.
+
+    One remote shard at a time lies on the disk here, and what is wrong with it is told at once.
+
+    Raises:
+        InputError: See `read_slice_pairs`; a remote shard cannot be reached.
+    """
+    import tensorflow as tf
+
+    info = read_dataset_info(folder)
+    for path in shards_of(folder, info, split):
+        shard = info.shards[path.name]
+        with open_shard(path, shard) as local:
+            yield (
+                _serialised([local])
+                .map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+                .apply(tf.data.experimental.assert_cardinality(shard["records"]))
+            )
+
+
+#: Bytes of a shard that are read at once.
+READ_BYTES = 8 << 20
+
+
+def _serialised(paths: list[Path]):
+    import tensorflow as tf
+
+    return tf.data.TFRecordDataset([str(path) for path in paths], buffer_size=READ_BYTES)
+
+
+def _stream(paths: list[Remote], info: DatasetInfo) -> Iterator[bytes]:
+    for path in paths:
+        with open_shard(path, info.shards[path.name]) as local:
+            yield from _serialised([local]).as_numpy_iterator()
 
 
 def read_studies(folder: str | Path, split: str | None = None) -> Iterator[Study]:
@@ -59,13 +104,19 @@ def read_studies(folder: str | Path, split: str | None = None) -> Iterator[Study
     Raises:
         InputError: The folder is unfinished, the split does not exist, or a shard is damaged.
     """
-    folder = Path(folder)
     info = read_dataset_info(folder)
     for name in info.splits if split is None else [split]:
         for path in shards_of(folder, info, name):
-            records = read_records(path, info.shards[path.name]["records"])
-            for study, slices in itertools.groupby(records, lambda r: r["study"]):
-                slices = list(slices)
-                if [s["slice_index"] for s in slices] != list(range(slices[0]["slice_count"])):
-                    raise InputError(f"{path} lacks slices of study {study}; {REMEDY}")
-                yield from_records(slices)
+            shard = info.shards[path.name]
+            with open_shard(path, shard) as local:
+                records = read_records(local, path, shard["records"])
+                for study, slices in itertools.groupby(records, lambda r: r["study"]):
+                    yield _whole_study(path, study, list(slices), info)
+
+
+def _whole_study(path: Path | Remote, study: str, slices: list[dict], info: DatasetInfo) -> Study:
+    if study not in info.studies:
+        raise InputError(f"{path} holds study {study}, which its manifest lacks; {REMEDY}")
+    if flaw := find_flaw(slices, info.studies[study]):
+        raise InputError(f"{path}: study {study} {flaw}; {REMEDY}")
+    return from_records(slices)

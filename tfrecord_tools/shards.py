@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -11,12 +12,17 @@ from pathlib import Path
 
 from tfrecord_tools.atomic import write_text
 from tfrecord_tools.errors import InputError
-from tfrecord_tools.records import to_records
-from tfrecord_tools.schema import SCHEMA_VERSION, decode, encode
-from tfrecord_tools.splits import check_no_leak
-from tfrecord_tools.study import Study
+from tfrecord_tools.framing import check_frames, read_frames
+from tfrecord_tools.schema import SCHEMA_VERSION, decode
+from tfrecord_tools.storage import Remote, is_folder, local_copy, locate, read_text
 
 MANIFEST = "dataset_info.json"
+
+#: The split that is divided into folds.
+FOLDED = "train"
+
+#: Names of shards, as a regular expression.
+SHARD_PATTERN = r"[\w-]{1,64}-\d{5,}-of-\d{5,}\.tfrecord"
 
 REMEDY = "restore the file or convert the studies again"
 
@@ -40,11 +46,15 @@ class DatasetInfo:
         splits: Study ids by split, in the order of their records.
         studies: What is known of each study by id: patient, group, slices, modalities, raters,
             lesion_ml and more.
-        shards: By file name: split, records, bytes, sha256.
+        shards: By file name: split, records, bytes, sha256, and the fold where there are folds.
         seed: Seed of the splits.
         adc_unit: Unit of decoded ADC values.
         versions: Software that wrote the shards.
         schema_version: `tfrecord_tools.schema.SCHEMA_VERSION` of the records.
+        folds: For cross-validation, the study ids of the split `FOLDED` by fold; a shard holds
+            studies of one fold.
+        warnings: What was remarkable about the studies: study, code, file, message.
+        left_out: Codes of the errors of the studies that were left out, by id.
     """
 
     splits: Mapping[str, Sequence[str]]
@@ -54,6 +64,47 @@ class DatasetInfo:
     versions: Mapping[str, str]
     adc_unit: str = "1e-3 mm2/s (stored value times adc_scale)"
     schema_version: int = SCHEMA_VERSION
+    folds: Sequence[Sequence[str]] = ()
+    warnings: Sequence[Mapping[str, str]] = ()
+    left_out: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("folds", "warnings"):  # JSON knows no tuples.
+            object.__setattr__(self, name, list(getattr(self, name)))
+
+    @property
+    def views(self) -> dict[str, list[int]]:
+        """The folds of each view: `fold0-train` is the split `FOLDED` less its fold 0."""
+        every = range(len(self.folds))
+        return {
+            name: chosen
+            for fold in every
+            for name, chosen in (
+                (f"fold{fold}-train", [other for other in every if other != fold]),
+                (f"fold{fold}-validation", [fold]),
+            )
+        }
+
+    def studies_of(self, split: str) -> list[str]:
+        """Study ids of a split or view, in the order of their records.
+
+        Raises:
+            KeyError: There is no such split.
+        """
+        if split in self.splits:
+            return list(self.splits[split])
+        return [study for fold in self.views[split] for study in self.folds[fold]]
+
+    def shards_of(self, split: str) -> list[str]:
+        """Names of the shards of a split or view, in order.
+
+        Raises:
+            KeyError: There is no such split.
+        """
+        if split in self.splits:
+            return sorted(name for name, shard in self.shards.items() if shard["split"] == split)
+        chosen = self.views[split]
+        return sorted(name for name, shard in self.shards.items() if shard.get("fold") in chosen)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -74,27 +125,37 @@ class DatasetInfo:
         write_text(folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
 
-def read_dataset_info(folder: str | Path) -> DatasetInfo:
+#: What a manifest that says something absurd makes Python raise.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def read_dataset_info(folder: str | Path | Remote) -> DatasetInfo:
     """Read the manifest of a finished shards folder.
 
     Raises:
         InputError: The folder is missing, unfinished, or of another schema version.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no shards folder; write one with strokeseg-tf convert")
+    folder = locate(folder)
     manifest = folder / MANIFEST
-    if not manifest.is_file():
+    try:
+        text = read_text(manifest)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not is_folder(folder):
+            raise InputError(
+                f"{folder} is no shards folder; write one with strokeseg-tf convert"
+            ) from error
         raise InputError(
             f"{folder} is unfinished (it has no {MANIFEST}); run strokeseg-tf convert again"
-        )
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{manifest} is damaged ({error}); convert the studies again") from error
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = json.loads(text)
         version = content["schema_version"]
         counts = content.pop("counts")
         info = DatasetInfo(**content)
         whole = version != SCHEMA_VERSION or (info.counts == counts and _is_complete(info))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise InputError(f"{manifest} is damaged ({error}); convert the studies again") from error
     if version != SCHEMA_VERSION:
         raise InputError(
@@ -108,49 +169,50 @@ def read_dataset_info(folder: str | Path) -> DatasetInfo:
     return info
 
 
+#: Of each study and shard, what the manifest must say and as what.
+STUDY_FACTS = {
+    "patient": str, "group": str, "slices": int, "height": int, "width": int,
+    "modalities": list, "masks": list,
+}  # fmt: skip
+SHARD_FACTS = {"split": str, "records": int, "bytes": int, "sha256": str}
+
+
 def _is_complete(info: DatasetInfo) -> bool:
     """Whether studies, splits and shards fit together and every shard lies in the folder."""
     listed = sorted(name for names in info.splits.values() for name in names)
-    facts = {"patient", "modalities", "masks"}
-    described = {"split", "records", "bytes", "sha256"}
     records = Counter()
     for shard in info.shards.values():
         records[shard["split"]] += shard["records"]
     return (
         sorted(set(listed)) == sorted(info.studies)
-        and all(facts <= set(study) for study in info.studies.values())
-        and all(described <= set(shard) for shard in info.shards.values())
-        and all(Path(name).name == name for name in info.shards)
+        and all(_states(study, STUDY_FACTS) for study in info.studies.values())
+        and all(_states(shard, SHARD_FACTS) for shard in info.shards.values())
+        and all(re.fullmatch(SHARD_PATTERN, name) for name in info.shards)
+        and (not info.folds or _folds_fit(info))
         and records == Counter({s: count["slice_pairs"] for s, count in info.counts.items()})
     )
 
 
-class ShardWriter:
-    """Writes studies into one shard and keeps the count the manifest wants."""
+def _states(entry: Mapping, facts: Mapping[str, type]) -> bool:
+    """Whether an entry says all facts: positive numbers, texts, lists of texts."""
+    return all(
+        type(entry[name]) is kind
+        and (kind is not int or entry[name] > 0)
+        and (kind is not list or all(isinstance(text, str) for text in entry[name]))
+        for name, kind in facts.items()
+    )
 
-    def __init__(self, path: Path):
-        import tensorflow as tf
 
-        self._path = path
-        self._writer = tf.io.TFRecordWriter(str(path))
-        self.records = 0
-
-    def write(self, study: Study) -> None:
-        """Append the slice pairs of a study."""
-        with naming_damage(self._path, "written"):
-            for record in to_records(study):
-                self._writer.write(encode(record))
-                self.records += 1
-
-    def close(self) -> dict:
-        """Close the file; its number of records, size and checksum."""
-        with naming_damage(self._path, "written"):
-            self._writer.close()
-        return {
-            "records": self.records,
-            "bytes": self._path.stat().st_size,
-            "sha256": sha256_of(self._path),
-        }
+def _folds_fit(info: DatasetInfo) -> bool:
+    """Whether the folds are the split they divide, and its shards are each of one fold."""
+    records = Counter()
+    for shard in info.shards.values():
+        if shard["split"] == FOLDED:
+            records[shard["fold"]] += shard["records"]
+    return [s for fold in info.folds for s in fold] == list(info.splits[FOLDED]) and records == {
+        number: sum(info.studies[study]["slices"] for study in fold)
+        for number, fold in enumerate(info.folds)
+    }
 
 
 def sha256_of(path: Path) -> str:
@@ -162,99 +224,83 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_records(path: Path, count: int) -> Iterator[dict]:
-    """Decode the records of one shard in order; TensorFlow checks each record's CRC.
+@contextlib.contextmanager
+def fetch_shard(path: Path | Remote) -> Iterator[Path]:
+    """A shard as a local file, whatever it holds.
+
+    Raises:
+        InputError: It is missing, or its storage cannot be reached.
+    """
+    try:
+        with local_copy(path) as local:
+            if not local.is_file():
+                raise FileNotFoundError
+            yield local
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing; {REMEDY}") from error
+
+
+@contextlib.contextmanager
+def open_shard(path: Path | Remote, shard: Mapping) -> Iterator[Path]:
+    """A shard as a local file that is, byte for byte, the one the manifest describes.
 
     Args:
         path: The shard.
+        shard: What the manifest says of it.
+
+    Raises:
+        InputError: It is missing or damaged, or its storage cannot be reached.
+    """
+    with fetch_shard(path) as local:
+        state = local.stat()
+        digest = _sha256_once(local, state.st_size, state.st_mtime_ns, state.st_ino)
+        if digest != shard["sha256"]:
+            raise InputError(f"{path} is damaged (it differs from its checksum); {REMEDY}")
+        with _naming_damage(path):
+            check_frames(local, shard["records"])
+        yield local
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_once(path: Path, size: int, modified: int, inode: int) -> str:
+    """The checksum of a file, computed again only when its size, time or place has changed."""
+    return sha256_of(path)
+
+
+def read_records(local: Path, path: Path | Remote, count: int) -> Iterator[dict]:
+    """Decode the records of one shard in order, with every record's CRC checked.
+
+    Args:
+        local: The file.
+        path: Where it came from, for messages.
         count: How many records it must hold, by the manifest.
 
     Raises:
-        InputError: The shard is missing or damaged.
+        InputError: The shard is damaged.
     """
-    import tensorflow as tf
-
     found = 0
-    with naming_damage(path, "read"):
-        for serialised in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+    with _naming_damage(path):
+        for serialised in read_frames(local):
             found += 1
             yield _decode(serialised, path)
-    if found != count:
-        raise InputError(f"{path} is damaged ({found} records instead of {count}); {REMEDY}")
+        if found != count:
+            raise ValueError(f"{found} records instead of {count}")
 
 
-def _decode(serialised: bytes, path: Path) -> dict:
+@contextlib.contextmanager
+def _naming_damage(path: Path | Remote) -> Iterator[None]:
+    """Name the shard in what `tfrecord_tools.framing` says of it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); {REMEDY}") from error
+
+
+def _decode(serialised: bytes, path: Path | Remote) -> dict:
     """A record whose bytes are whole, though another program may have written them."""
     try:
         return decode(serialised)
     except Exception as error:
         raise InputError(f"{path} holds a record that is no slice pair; {REMEDY}") from error
-
-
-@contextlib.contextmanager
-def naming_damage(path: Path, action: str) -> Iterator[None]:
-    """Turn TensorFlow's errors about a file that is `action` ("read") into one that names it."""
-    import tensorflow as tf
-
-    try:
-        yield
-    except tf.errors.DataLossError as error:
-        raise InputError(f"{path} is damaged (a record fails its CRC check); {REMEDY}") from error
-    except tf.errors.NotFoundError as error:
-        raise InputError(f"{path} is missing; {REMEDY}") from error
-    except tf.errors.OpError as error:
-        reason = error.message.rpartition(";")[2].strip()  # It starts with the path.
-        raise InputError(
-            f"{path} cannot be {action} ({reason}); check its rights and the disk"
-        ) from error
-
-
-def check_shards(folder: str | Path) -> DatasetInfo:
-    """Check every shard against the manifest, every record's CRC, and the splits for leaks.
-
-    Raises:
-        InputError: The first thing found wrong, with the shard's, study's or patient's name.
-    """
-    folder = Path(folder)
-    info = read_dataset_info(folder)
-    splits = {}
-    for split, names in info.splits.items():
-        for name in names:
-            if name in splits:
-                raise InputError(
-                    f"study {name} stands in the splits {splits[name]} and {split} of {folder}; "
-                    "convert the studies again"
-                )
-            splits[name] = split
-    check_no_leak(splits, {n: s["patient"] for n, s in info.studies.items()}, str(folder))
-    found = Counter()
-    for name, shard in info.shards.items():
-        found += _check_shard(folder / name, shard, info, splits)
-    for name, study in info.studies.items():
-        if found[name] != study["slices"]:
-            raise InputError(
-                f"{folder} holds {found[name]} of the {study['slices']} slices of study {name}; "
-                f"{REMEDY}"
-            )
-    return info
-
-
-def _check_shard(path: Path, shard: Mapping, info: DatasetInfo, splits: Mapping) -> Counter:
-    """Slices by study, after holding every record against the manifest."""
-    found = Counter()
-    for record in read_records(path, shard["records"]):
-        name = record["study"]
-        found[name] += 1
-        if splits.get(name) != shard["split"]:
-            raise InputError(
-                f"{path} holds study {name}, which {MANIFEST} does not put into the split "
-                f"{shard['split']}; {REMEDY}"
-            )
-        if record["patient"] != info.studies[name]["patient"]:
-            raise InputError(
-                f"{path} says that study {name} is of patient {record['patient']}, {MANIFEST} "
-                f"says {info.studies[name]['patient']}; {REMEDY}"
-            )
-    if sha256_of(path) != shard["sha256"]:
-        raise InputError(f"{path} is damaged (it differs from its checksum); {REMEDY}")
-    return found

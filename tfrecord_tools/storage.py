@@ -24,7 +24,7 @@ SCHEMES = {
 #: Bytes read at once: few requests, little memory.
 BLOCK_BYTES = 8 << 20
 
-#: Seconds until a server that does not answer counts as down: the S3 client alone tries for minutes.
+#: Seconds until a server that does not answer counts as down; the S3 client alone tries long.
 ANSWER_SECONDS = 10
 
 #: What the S3 client reads from the environment, where the user set nothing: by itself it waits

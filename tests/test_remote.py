@@ -1,0 +1,261 @@
+"""Shards on an S3 server: real commands against a real server on this machine."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tfrecord_tools.errors import InputError
+from tfrecord_tools.integrity import check_shards
+from tfrecord_tools.shards import MANIFEST
+from tfrecord_tools.storage import SCHEMES, Remote, locate, without_secrets
+
+boto3 = pytest.importorskip("boto3")
+pytest.importorskip("moto")
+pytest.importorskip("tensorflow_io")
+EndpointConnectionError = pytest.importorskip("botocore.exceptions").EndpointConnectionError
+
+KEY, SECRET_KEY = "AKIAQWERTYUIOP", "a-secret-that-nobody-prints"
+ROOT = "s3://bucket/cohort"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def s3_server(**environment):
+    """A moto server of its own with an empty bucket; its address."""
+    port = free_port()
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-p", str(port)]
+    process = subprocess.Popen(
+        command,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        put_bucket(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def client(address):
+    return boto3.client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
+
+
+def put_bucket(address):
+    for _ in range(300):
+        with contextlib.suppress(EndpointConnectionError):
+            client(address).create_bucket(Bucket="bucket")
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"no S3 server at {address}")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as address:
+        yield address
+
+
+def run(address, *arguments, **environment):
+    """A command in a process of its own: its exit status, and what it printed."""
+    variables = {
+        "S3_ENDPOINT": address,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_REGION": "us-east-1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "strokeseg_tf.cli", *map(str, arguments)],
+        env=os.environ | variables | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    for secret in (KEY, SECRET_KEY):
+        assert secret not in done.stdout + done.stderr
+    return done
+
+
+def refused(done):
+    """The one line of a refusal."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("strokeseg-tf: error: ") and done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def uploaded(server, cohort):
+    shares = "train=0.5,validation=0.25,test=0.25"
+    done = run(server, "convert", cohort, ROOT, "--split", shares)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ROOT
+    return ROOT
+
+
+def objects(address, prefix):
+    listed = client(address).list_objects_v2(Bucket="bucket", Prefix=prefix)
+    return sorted(entry["Key"] for entry in listed.get("Contents", ()))
+
+
+def fetch(address, key):
+    return client(address).get_object(Bucket="bucket", Key=key)["Body"].read()
+
+
+def store(address, key, content):
+    client(address).put_object(Bucket="bucket", Key=key, Body=content)
+
+
+def test_remote_shards_are_the_local_ones_byte_for_byte(server, uploaded, shards):
+    assert objects(server, "cohort/") == sorted(f"cohort/{p.name}" for p in shards.iterdir())
+    for path in shards.iterdir():
+        assert fetch(server, f"cohort/{path.name}") == path.read_bytes()
+
+
+def test_inspect_exits_well_although_its_libraries_abort(server, uploaded, tmp_path, shards):
+    done = run(server, "inspect", uploaded, "--json", "--extract", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"] == check_shards(shards).counts
+    assert (tmp_path / "out" / "studies.csv").is_file()
+
+
+def test_fit_and_evaluate_read_remote_shards(server, uploaded, tmp_path):
+    tiny = {"model": {"filters": [2, 2, 2, 2, 2], "bottleneck": 2, "image_size": 32}}
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny))
+    settings = ["--preset", "small", "--config", tmp_path / "tiny.json", "--epochs", "1"]
+    trained = run(server, "fit", uploaded, "--run", tmp_path / "run", *settings)
+    assert trained.returncode == 0, trained.stderr
+    run_files = b"".join(p.read_bytes() for p in (tmp_path / "run").glob("*.json"))
+    assert KEY.encode() not in run_files and SECRET_KEY.encode() not in run_files
+    out = tmp_path / "evaluation"
+    scored = run(server, "evaluate", tmp_path / "run", "--data", uploaded, "-o", out)
+    assert scored.returncode == 0, scored.stderr
+    assert (out / "scores.csv").is_file()
+
+
+def test_a_finished_remote_folder_is_replaced_on_request_only(server, cohort, uploaded):
+    assert "pass --overwrite" in refused(run(server, "convert", cohort, uploaded))
+    store(server, "mixed/letter.txt", b"not ours")
+    line = refused(run(server, "convert", cohort, "s3://bucket/mixed", "--overwrite"))
+    assert "letter.txt" in line and objects(server, "mixed/") == ["mixed/letter.txt"]
+
+
+def test_an_interrupted_upload_is_unfinished(server, uploaded, shards):
+    for path in shards.iterdir():
+        if path.name != MANIFEST:
+            store(server, f"half/{path.name}", path.read_bytes())
+    assert "is unfinished" in refused(run(server, "inspect", "s3://bucket/half"))
+
+
+def test_a_damaged_remote_shard_is_named(server, uploaded, shards):
+    for path in shards.iterdir():
+        content = path.read_bytes()
+        damaged = path.name.startswith("test-")
+        store(server, f"damaged/{path.name}", content[:-9] if damaged else content)
+    line = refused(run(server, "inspect", "s3://bucket/damaged"))
+    assert "s3://bucket/damaged/test-00000-of-00001.tfrecord is damaged" in line
+
+
+def test_a_missing_bucket_or_folder_is_told(server):
+    assert "bucket" in refused(run(server, "inspect", "s3://nobucket/cohort"))
+    assert "is no shards folder" in refused(run(server, "inspect", "s3://bucket/nothing"))
+
+
+def test_a_server_that_is_down_is_told_soon():
+    start = time.monotonic()
+    line = refused(run(f"http://127.0.0.1:{free_port()}", "inspect", ROOT))
+    assert "cannot be reached" in line and time.monotonic() - start < 60
+
+
+def test_wrong_credentials_are_told(shards):
+    with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="1") as address:
+        assert "credentials" in refused(run(address, "inspect", ROOT))
+
+
+@contextlib.contextmanager
+def cutting_proxy(address, allowance):
+    """A server that hands connections on to `address` and cuts each after so many bytes."""
+    host, port = address.removeprefix("http://").split(":")
+
+    def carry(source, target):
+        left = allowance
+        with contextlib.suppress(OSError):
+            while (content := source.recv(4096)) and left > 0:
+                target.sendall(content[:left])
+                left -= len(content)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection((host, int(port)))
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=carry, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_connection_cut_in_the_middle_is_told(server, uploaded):
+    with cutting_proxy(server, 100_000) as address:
+        line = refused(run(address, "inspect", uploaded))
+    assert ROOT in line
+
+
+def test_addresses_are_what_pathlib_makes_of_them_too():
+    assert (
+        locate("s3://bucket/a/b/") == locate(Path("s3://bucket/a/b")) == Remote("s3://bucket/a/b")
+    )
+    assert locate("S3://bucket/a").url == "s3://bucket/a"
+    assert locate("shards/x") == Path("shards/x")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_credentials_in_an_address_are_refused_unprinted(scheme):
+    for address in (f"{scheme}://{KEY}:{SECRET_KEY}@bucket/x", f"{scheme}://b/x?sig={SECRET_KEY}"):
+        with pytest.raises(InputError, match="credentials") as caught:
+            locate(address)
+        assert SECRET_KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["ftp://host/x", "http://host/x", "s3://bucket", "s3://a//b"])
+def test_what_is_no_place_is_refused(address):
+    with pytest.raises(InputError, match="s3://"):
+        locate(address)
+
+
+def test_secrets_of_the_environment_leave_every_text(monkeypatch):
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "tokentoken")
+    assert without_secrets("a tokentoken b") == "a *** b"
+
+
+def test_without_tensorflow_io_the_extra_is_named(tmp_path):
+    """A package of that name that cannot be imported stands in for one that is not there."""
+    (tmp_path / "tensorflow_io.py").write_text("raise ImportError('not installed')\n")
+    line = refused(run("http://127.0.0.1:9", "inspect", ROOT, PYTHONPATH=str(tmp_path)))
+    assert "pip install 'strokeseg-tf[io]'" in line
