@@ -152,6 +152,34 @@ def test_a_killed_worker_is_one_sentence_and_what_was_done_is_kept(cohort, shard
 # Ctrl-C
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_is_answered_at_once_in_one_line(cohort, shards, tmp_path, jobs):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "strokeseg_tf.cli", "convert", cohort, out, "--jobs", jobs]
+    process = subprocess.Popen(
+        [*command, "--split", "train=0.5,validation=0.25,test=0.25"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell in the background would have taught the process to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 60
+    while not list(work_folder(out).glob("parts/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to the workers too.
+    pressed = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    if process.returncode == 0:
+        pytest.skip("the conversion was over before the key was pressed")
+    assert process.returncode == 130 and time.monotonic() - pressed < 5
+    assert errors == "strokeseg-tf: interrupted; what was finished is kept\n"
+    resumed = []
+    convert(cohort, out, on_resume=resumed.append, **OPTIONS)
+    assert resumed[0] >= 1 and contents(out) == contents(shards)
+
+
 def spoil_keeping_the_stamp(path):
     """Other bytes in the same file, to all looks: only who reads it notices."""
     status = path.stat()

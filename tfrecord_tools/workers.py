@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from multiprocessing.context import SpawnContext
 
 #: Items handed out ahead of the one that is waited for, by process.
 AHEAD = 4
@@ -23,8 +24,7 @@ def in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
     if jobs == 1 or not items:
         yield from map(function, items)
         return
-    # Spawned, not forked: a caller with threads (TensorFlow) must not be copied half-way.
-    context = multiprocessing.get_context("spawn")
+    context = _Context()
     pool = concurrent.futures.ProcessPoolExecutor(
         min(jobs, len(items)), mp_context=context, initializer=_follow_parent
     )
@@ -42,7 +42,25 @@ def in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
             "a worker process was killed, for want of memory perhaps; try fewer --jobs"
         ) from error
     finally:
-        pool.shutdown(wait=finished, cancel_futures=True)
+        if not finished:  # Ctrl-C is answered at once; half-written files have no name yet.
+            for worker in context.workers:
+                worker.terminate()
+        pool.shutdown(cancel_futures=True)
+        del pool, waiting  # Their semaphores go now, not with the process.
+
+
+class _Context(SpawnContext):
+    """Spawned processes, not forked: a caller with threads must not be copied half-way."""
+
+    def __init__(self):
+        super().__init__()
+        self.workers = []
+
+    def Process(self, *args, **options):  # noqa: N802 - the name that pools call.
+        """A worker, which is remembered."""
+        worker = super().Process(*args, **options)
+        self.workers.append(worker)
+        return worker
 
 
 def _follow_parent() -> None:
