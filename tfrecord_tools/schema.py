@@ -8,7 +8,7 @@ TensorFlow inside the functions; encoding needs none.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -65,36 +65,41 @@ def encode(record: Mapping) -> bytes:
     Put together here, so that processes which convert studies need no TensorFlow. Features stand
     in the order of their names, whatever the version of protobuf.
     """
-    entries = []
+    parts = []
     for name in NAMES:
         feature, value = SCHEMA[name], record[name]
         if value is None and feature.optional:
             continue
-        texts = (value,) if feature.kind == "int" else tuple(_to_bytes(feature, value))
-        # What is small is mostly the same in all records of a study.
-        small = feature.kind == "int" or sum(map(len, texts)) < 512
-        entries.append((_entry_again if small else _entry)(name, texts))
-    return _field(1, b"".join(entries))
+        values = (value,) if feature.kind == "int" else tuple(_to_bytes(feature, value))
+        if feature.kind == "int" or sum(map(len, values)) < 512:
+            parts.append(_small_entry(name, values))
+        else:
+            parts += _entry(name, values)
+    return b"".join(_field(1, parts))
 
 
 NAMES = sorted(SCHEMA)
 
 
-def _entry(name: str, values: tuple) -> bytes:
-    """A feature with its name, as the map of an `Example` has it."""
+@functools.lru_cache(maxsize=1024)
+def _small_entry(name: str, values: tuple) -> bytes:
+    """What is small is mostly the same in all records of a study."""
+    return b"".join(_entry(name, values))
+
+
+def _entry(name: str, values: tuple) -> list[bytes]:
+    """A feature with its name, as the map of an `Example` has it, in parts to be joined once."""
     if SCHEMA[name].kind == "int":
-        stored = _field(3, _field(1, b"".join(map(_varint, values))))  # int64_list, packed
+        stored = _field(3, _field(1, map(_varint, values)))  # int64_list, packed
     else:
-        stored = _field(1, b"".join(_field(1, text) for text in values))  # bytes_list
-    return _field(1, _field(1, name.encode()) + _field(2, stored))
+        stored = _field(1, [part for text in values for part in _field(1, [text])])  # bytes_list
+    return _field(1, _field(1, [name.encode()]) + _field(2, stored))
 
 
-_entry_again = functools.lru_cache(maxsize=1024)(_entry)
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protobuf message."""
-    return b"".join((bytes([number << 3 | 2]), _varint(len(content)), content))
+def _field(number: int, parts: Iterable[bytes]) -> list[bytes]:
+    """A length-delimited field of a protobuf message, in parts."""
+    parts = list(parts)
+    return [bytes([number << 3 | 2]) + _varint(sum(map(len, parts))), *parts]
 
 
 def _varint(value: int) -> bytes:
