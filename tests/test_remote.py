@@ -78,6 +78,10 @@ def server():
 
 def run(address, *arguments, **environment):
     """A command in a process of its own: its exit status, and what it printed."""
+    return run_python(address, "-m", "strokeseg_tf.cli", *arguments, **environment)
+
+
+def run_python(address, *arguments, **environment):
     variables = {
         "S3_ENDPOINT": address,
         "AWS_ACCESS_KEY_ID": KEY,
@@ -86,11 +90,11 @@ def run(address, *arguments, **environment):
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "strokeseg_tf.cli", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         env=os.environ | variables | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     for secret in (KEY, SECRET_KEY):
         assert secret not in done.stdout + done.stderr
@@ -103,6 +107,25 @@ def refused(done):
     assert done.stderr.startswith("strokeseg-tf: error: ") and done.stderr.count("\n") == 1
     assert done.stdout == ""
     return done.stderr
+
+
+MANY = """\
+import json, os, sys
+from strokeseg_tf.cli import main
+statuses = [main(arguments) for arguments in json.loads(sys.argv[1])]
+sys.stderr.flush()
+os._exit(0 if set(statuses) == {2} else 1)
+"""
+
+
+def refused_all(address, *commands):
+    """The lines of several refusals, in one process."""
+    commands = json.dumps([[str(part) for part in command] for command in commands])
+    done = run_python(address, "-c", MANY, commands)
+    assert done.returncode == 0 and done.stdout == "", done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("strokeseg-tf: error: ") for line in lines), lines
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +163,12 @@ def test_inspect_exits_well_although_its_libraries_abort(server, uploaded, tmp_p
     assert (tmp_path / "out" / "studies.csv").is_file()
 
 
+@pytest.mark.slow
 def test_fit_and_evaluate_read_remote_shards(server, uploaded, tmp_path):
     tiny = {"model": {"filters": [2, 2, 2, 2, 2], "bottleneck": 2, "image_size": 32}}
     (tmp_path / "tiny.json").write_text(json.dumps(tiny))
     settings = ["--preset", "small", "--config", tmp_path / "tiny.json", "--epochs", "1"]
+    settings += ["--variant", "unimodal", "--modality", "dwi"]
     trained = run(server, "fit", uploaded, "--run", tmp_path / "run", *settings)
     assert trained.returncode == 0, trained.stderr
     run_files = b"".join(p.read_bytes() for p in (tmp_path / "run").glob("*.json"))
@@ -154,32 +179,40 @@ def test_fit_and_evaluate_read_remote_shards(server, uploaded, tmp_path):
     assert (out / "scores.csv").is_file()
 
 
-def test_a_finished_remote_folder_is_replaced_on_request_only(server, cohort, uploaded):
-    assert "pass --overwrite" in refused(run(server, "convert", cohort, uploaded))
+def test_what_cannot_be_read_or_replaced_is_told_in_one_line(server, uploaded, cohort, shards):
     store(server, "mixed/letter.txt", b"not ours")
-    line = refused(run(server, "convert", cohort, "s3://bucket/mixed", "--overwrite"))
-    assert "letter.txt" in line and objects(server, "mixed/") == ["mixed/letter.txt"]
-
-
-def test_an_interrupted_upload_is_unfinished(server, uploaded, shards):
-    for path in shards.iterdir():
-        if path.name != MANIFEST:
-            store(server, f"half/{path.name}", path.read_bytes())
-    assert "is unfinished" in refused(run(server, "inspect", "s3://bucket/half"))
-
-
-def test_a_damaged_remote_shard_is_named(server, uploaded, shards):
     for path in shards.iterdir():
         content = path.read_bytes()
+        if path.name != MANIFEST:
+            store(server, f"half/{path.name}", content)
         damaged = path.name.startswith("test-")
         store(server, f"damaged/{path.name}", content[:-9] if damaged else content)
-    line = refused(run(server, "inspect", "s3://bucket/damaged"))
-    assert "s3://bucket/damaged/test-00000-of-00001.tfrecord is damaged" in line
+    exists, mixed, half, damaged, no_bucket, no_folder, elsewhere = refused_all(
+        server,
+        ["convert", cohort, uploaded],
+        ["convert", cohort, "s3://bucket/mixed", "--overwrite"],
+        ["inspect", "s3://bucket/half"],
+        ["inspect", "s3://bucket/damaged"],
+        ["inspect", "s3://nobucket/cohort"],
+        ["inspect", "s3://bucket/nothing"],
+        ["convert", cohort, "s3://nobucket/cohort"],
+    )
+    assert "pass --overwrite" in exists
+    assert "letter.txt" in mixed and objects(server, "mixed/") == ["mixed/letter.txt"]
+    assert "is unfinished" in half
+    assert "s3://bucket/damaged/test-00000-of-00001.tfrecord is damaged" in damaged
+    assert "bucket" in no_bucket and "does not exist" in no_bucket
+    assert "is no shards folder" in no_folder
+    assert "does not exist" in elsewhere
 
 
-def test_a_missing_bucket_or_folder_is_told(server):
-    assert "bucket" in refused(run(server, "inspect", "s3://nobucket/cohort"))
-    assert "is no shards folder" in refused(run(server, "inspect", "s3://bucket/nothing"))
+@pytest.mark.slow
+def test_a_finished_folder_is_replaced_whole(server, uploaded, cohort):
+    for shares in ("train=0.5,old=0.5", "train=0.5,new=0.5"):
+        done = run(server, "convert", cohort, "s3://bucket/again", "--split", shares, "--overwrite")
+        assert done.returncode == 0, done.stderr
+    names = [key.rpartition("/")[2] for key in objects(server, "again/")]
+    assert [name.partition("-0")[0] for name in names] == [MANIFEST, "new", "train"]
 
 
 def test_a_server_that_is_down_is_told_soon():
@@ -188,6 +221,7 @@ def test_a_server_that_is_down_is_told_soon():
     assert "cannot be reached" in line and time.monotonic() - start < 60
 
 
+@pytest.mark.slow
 def test_wrong_credentials_are_told(shards):
     with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="1") as address:
         assert "credentials" in refused(run(address, "inspect", ROOT))
@@ -221,6 +255,7 @@ def cutting_proxy(address, allowance):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_connection_cut_in_the_middle_is_told(server, uploaded):
     with cutting_proxy(server, 100_000) as address:
         line = refused(run(address, "inspect", uploaded))
@@ -254,8 +289,8 @@ def test_secrets_of_the_environment_leave_every_text(monkeypatch):
     assert without_secrets("a tokentoken b") == "a *** b"
 
 
-def test_without_tensorflow_io_the_extra_is_named(tmp_path):
+def test_without_tensorflow_io_the_extra_is_named(server, tmp_path):
     """A package of that name that cannot be imported stands in for one that is not there."""
     (tmp_path / "tensorflow_io.py").write_text("raise ImportError('not installed')\n")
-    line = refused(run("http://127.0.0.1:9", "inspect", ROOT, PYTHONPATH=str(tmp_path)))
+    line = refused(run(server, "inspect", ROOT, PYTHONPATH=str(tmp_path)))
     assert "pip install 'strokeseg-tf[io]'" in line

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from strokeseg_tf.cli import main
 from tfrecord_tools.errors import InputError
-from tfrecord_tools.integrity import check_shards
+from tfrecord_tools.framing import frame, read_frames
+from tfrecord_tools.integrity import check_shards, find_problems
 from tfrecord_tools.reader import read_studies
+from tfrecord_tools.schema import decode, encode
 from tfrecord_tools.shards import MANIFEST, read_dataset_info, sha256_of, shard_name
 
 TRAIN = "train-00000-of-00001.tfrecord"
@@ -217,3 +220,61 @@ def test_a_study_that_took_the_slices_of_another_is_found(copy):
 
     rewrite_manifest(copy, shift)
     assert "slices of study" in refusal(copy)
+
+
+def test_all_problems_are_told_together(copy):
+    """Damage in two shards and a patient in two splits: one sentence each."""
+
+    def leak(content):
+        for split in ("train", "validation"):
+            content["studies"][content["splits"][split][0]]["patient"] = "Nobody"
+
+    rewrite_manifest(copy, leak)
+    for split in ("train", "test"):
+        path = copy / shard_name(split, 0, 1)
+        path.write_bytes(path.read_bytes()[:-1])
+    problems = list(find_problems(copy, read_dataset_info(copy)))
+    told = " ".join(problems)
+    assert "patient Nobody" in told
+    for name in (TRAIN, shard_name("test", 0, 1)):
+        assert f"{name} is damaged (it differs" in told and f"{name} is damaged (record" in told
+    assert f"{copy} has {len(problems)} problems: (1) patient Nobody" in refusal(copy)
+
+
+def test_inspect_lists_problems_as_json(copy, capsys):
+    (copy / TRAIN).unlink()
+    assert main(["inspect", str(copy), "--json"]) == 2
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert not found["ok"] and f"{TRAIN} is missing" in found["problems"][0]
+    assert printed.err == f"strokeseg-tf: error: {found['problems'][0]}\n"
+
+
+def forge(folder, change):
+    """Change the decoded records of a shard, with right CRCs and a right checksum."""
+    records = [decode(payload) for payload in read_frames(folder / TRAIN)]
+    change(records)
+    (folder / TRAIN).write_bytes(b"".join(frame(encode(record)) for record in records))
+    sign(folder)
+
+
+FORGERIES = {
+    "slices swapped": lambda rs: rs.insert(0, rs.pop(1)),
+    "another scale": lambda rs: rs[0].update(adc_scale=np.float64(2)),
+    "another group": lambda rs: [r.update(group="other") for r in rs],
+    "a voxel beyond the range": lambda rs: rs[2].update(dwi=rs[2]["dwi"] + np.float32(1e6)),
+    "no number": lambda rs: rs[2].update(adc=rs[2]["adc"] * np.float32(np.nan)),
+    "modalities swapped": lambda rs: [r.update(adc=r["dwi"], dwi=r["adc"]) for r in rs],
+    "an affine that places nothing": lambda rs: [r.update(affine=r["affine"] * 0) for r in rs],
+    "another file shape": lambda rs: [r.update(file_shape=r["file_shape"] + 1) for r in rs],
+    "half an ADC grid": lambda rs: [r.update(adc_affine=r["affine"]) for r in rs],
+    "raters swapped": lambda rs: [r.update(mask_names=r["mask_names"][::-1]) for r in rs],
+    "no DWI": lambda rs: [r.update(dwi=None, dwi_range=None) for r in rs],
+}
+
+
+@pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
+@pytest.mark.parametrize("read", [check_shards, read_all])
+def test_records_that_make_up_no_study_are_refused(copy, change, read):
+    forge(copy, change)
+    assert f"{TRAIN}: study " in refusal(copy, read)
