@@ -21,8 +21,9 @@ from strokeseg_tf.cli import main
 from tfrecord_tools.adc_unit import find_brain
 from tfrecord_tools.conversion import convert
 from tfrecord_tools.dicom import convert_dicom
-from tfrecord_tools.dicom_files import find_dicom, group_series
+from tfrecord_tools.dicom_files import find_dicom
 from tfrecord_tools.dicom_kinds import find_b_value, find_kind
+from tfrecord_tools.dicom_series import group_series
 from tfrecord_tools.dicom_volumes import ConversionFailed, convert_series, find_program
 from tfrecord_tools.diffusion import HIGHEST_ADC, derive_adc, geometric_mean
 from tfrecord_tools.errors import InputError
@@ -494,7 +495,7 @@ def test_a_damaged_series_makes_no_volume(tmp_path, damage):
     assert whole.studies[0].remarks == ()
     paths = sorted((tmp_path / "in" / "s2").iterdir())
     if damage == "truncated":
-        paths[3].write_bytes(paths[3].read_bytes()[:-500])
+        paths[3].write_bytes(paths[3].read_bytes()[:-20])
     else:
         gone = {"missing slice": paths[2:3], "missing last slice": paths[-1:]}
         for path in gone.get(damage, paths[1:]):
@@ -504,9 +505,56 @@ def test_a_damaged_series_makes_no_volume(tmp_path, damage):
         report = convert_dicom(tmp_path / "in", tmp_path / "out")
         assert set(report.studies[0].images) == {"dwi"} and report.studies[0].remarks
         return
-    with pytest.raises(InputError, match="series 2 is left out") as error:
+    reason = {"truncated": "1 of 6 files are truncated", "one slice": "a single slice"}
+    reason = reason.get(damage, "slices are missing")
+    with pytest.raises(InputError, match=f"series 2 is left out: .*{reason}") as error:
         convert_dicom(tmp_path / "in", tmp_path / "out")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 300])
+def test_compressed_files_are_read_and_their_end_is_missed(tmp_path, cut):
+    """Run-length coding, which pydicom writes without another library."""
+    write_study(tmp_path / "in", with_adc=False)
+    convert_dicom(tmp_path / "in", tmp_path / "plain")
+    for path in (tmp_path / "in" / "s2").iterdir():
+        ds = pydicom.dcmread(path)
+        ds.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        ds.save_as(path)
+    path.write_bytes(path.read_bytes()[: -12 - cut] if cut else path.read_bytes())
+    if cut:
+        with pytest.raises(InputError, match="1 of 6 files are truncated"):
+            convert_dicom(tmp_path / "in", tmp_path / "out")
+        return
+    convert_dicom(tmp_path / "in", tmp_path / "out")
+    for modality in ("adc", "dwi"):
+        plain, packed = (only(tmp_path / o).images[modality] for o in ("plain", "out"))
+        np.testing.assert_array_equal(voxels(plain), voxels(packed))
+
+
+def test_old_files_without_a_preamble_are_dicom_too(tmp_path):
+    write_study(tmp_path / "in")
+    for path in (tmp_path / "in").rglob("*.dcm"):
+        ds = pydicom.dcmread(path)
+        del ds.file_meta
+        ds.preamble = None
+        ds.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert path.read_bytes()[128:132] != b"DICM"
+    tree = find_dicom(tmp_path / "in")
+    assert (len(tree.files), tree.damaged, tree.foreign) == (18, (), 0)
+    assert not any(file.truncated for file in tree.files)
+    (study,) = convert_dicom(tmp_path / "in", tmp_path / "out").studies
+    assert set(study.images) == {"adc", "dwi"} and study.remarks == ()
+
+
+@pytest.mark.parametrize("share", [0.999, 0.5, 0.01])
+def test_a_truncated_enhanced_file_makes_no_study(dicom, tmp_path, share):
+    whole = (dicom / "siemens_xa30" / "12" / "image.dcm").read_bytes()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "image").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match="truncated|damaged"):
+        convert_dicom(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

@@ -8,14 +8,7 @@ from pathlib import Path
 
 from tfrecord_tools.atomic import check_free, new_folder
 from tfrecord_tools.dicom_choice import pick
-from tfrecord_tools.dicom_files import (
-    DicomFile,
-    DicomTree,
-    find_dicom,
-    find_flaw,
-    fingerprint,
-    group_series,
-)
+from tfrecord_tools.dicom_files import DicomFile, DicomTree, find_dicom
 from tfrecord_tools.dicom_output import (
     OUT_LAYOUTS,
     ConvertedStudy,
@@ -23,6 +16,7 @@ from tfrecord_tools.dicom_output import (
     write_images,
     write_json,
 )
+from tfrecord_tools.dicom_series import find_flaw, fingerprint, group_series
 from tfrecord_tools.dicom_volumes import ConversionFailed, Volumes, convert_series, find_program
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.folder_layouts import foscal_files

@@ -1,11 +1,9 @@
-"""The DICOM images of a tree, grouped by patient, study and series."""
+"""The DICOM images of a tree: what their headers say of patient, study, series and kind."""
 
 import dataclasses
-import hashlib
-import itertools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,8 @@ from pydicom.dataset import Dataset
 from tfrecord_tools.dicom_kinds import (
     find_b_value,
     find_frame_b_values,
-    find_kind,
     frame_types,
     is_directionless,
-    is_trace,
     words_of,
 )
 from tfrecord_tools.errors import InputError
@@ -42,6 +38,9 @@ MR_IMAGES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1")
 #: Transfer syntaxes whose voxels are stored as they are, so that their bytes can be counted; files
 #: without a preamble name none.
 _UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+
+#: Bytes before uncompressed voxels: their tag and length.
+_TAG_BYTES = 8
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -103,38 +102,6 @@ class DicomTree:
     all: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """The files of one series that are of one kind.
-
-    Attributes:
-        kind: "adc" or "weighted".
-        files: At least one.
-        slices: How many slices a volume of the whole series has; 0 where unknown.
-    """
-
-    kind: str
-    files: tuple[DicomFile, ...]
-    slices: int = 0
-
-    @property
-    def number(self) -> int:
-        """Number of the series."""
-        return self.files[0].number
-
-    @property
-    def is_enhanced(self) -> bool:
-        """Whether files hold several frames."""
-        return any(len(file.b_values) > 1 for file in self.files)
-
-    @property
-    def isotropic(self) -> bool:
-        """Whether its weighted images are means over directions."""
-        return all(
-            file.isotropic or is_trace(file.image_type, file.description) for file in self.files
-        )
-
-
 def find_dicom(source: Path, on_file: Callable[[int, int], None] | None = None) -> DicomTree:
     """Read the header of every file below a folder, or of one file.
 
@@ -174,14 +141,14 @@ def _read(path: Path) -> DicomFile | str:
     """An MR image, or else "foreign", "other" DICOM, or "damaged"."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # They repeat values, which may name a patient.
-        header = _read_header(path)
+        header, size = _read_header(path)
         if header is None:
             return "foreign"
         if _is_cut(header):
             return "damaged"
         if header.get("Modality") != "MR" or "Rows" not in header:
             return "other"
-        return _describe(header, path)
+        return _describe(header, path, size)
 
 
 def _walk(source: Path) -> list[Path]:
@@ -202,15 +169,17 @@ def _walk(source: Path) -> list[Path]:
     return sorted(path for path in paths if path.is_file())
 
 
-def _read_header(path: Path) -> Dataset | None:
-    """The header without the voxels; None where the file is not DICOM."""
+def _read_header(path: Path) -> tuple[Dataset | None, int]:
+    """The header without the voxels, and the bytes after it; None where this is not DICOM."""
     with open(path, "rb") as file:
         start = file.read(132)
-    # Old files begin with the first element of group 8, without a preamble.
-    bare = start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
-    if start[128:] != b"DICM" and not bare:
-        return None
-    return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
+        # Old files begin with the first element of group 8, without a preamble.
+        bare = start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
+        if start[128:] != b"DICM" and not bare:
+            return None, 0
+        file.seek(0)
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=bare)
+        return header, path.stat().st_size - file.tell()
 
 
 def _is_cut(header: Dataset) -> bool:
@@ -221,7 +190,7 @@ def _is_cut(header: Dataset) -> bool:
     return not kind or (kind in MR_IMAGES and not {"Modality", "Rows"} <= set(header.dir()))
 
 
-def _describe(header: Dataset, path: Path) -> DicomFile:
+def _describe(header: Dataset, path: Path, size: int) -> DicomFile:
     enhanced = "PerFrameFunctionalGroupsSequence" in header
     if enhanced:
         b_values, isotropic = find_frame_b_values(header)
@@ -242,7 +211,7 @@ def _describe(header: Dataset, path: Path) -> DicomFile:
         b_values=tuple(b_values),
         isotropic=isotropic,
         position=None if enhanced else _position(header),
-        truncated=_is_truncated(header, path),
+        truncated=_is_truncated(header, path, size),
         private=frozenset(_private_words(header)),
     )
 
@@ -256,23 +225,22 @@ def _position(header: Dataset) -> float | None:
     return float(np.cross(axes[:3], axes[3:]) @ np.array(position, float))
 
 
-def _is_truncated(header: Dataset, path: Path) -> bool:
-    """Whether a file is too short for its voxels, or ends before the end of compressed ones."""
-    size = path.stat().st_size
+def _is_truncated(header: Dataset, path: Path, size: int) -> bool:
+    """Whether `size` bytes are too few for the voxels, or end before compressed ones do."""
     syntax = str(getattr(header, "file_meta", {}).get("TransferSyntaxUID", ""))
     if syntax == _DEFLATED:
         return False  # It could not have been read.
     if syntax not in _UNCOMPRESSED:
         with open(path, "rb") as file:
-            file.seek(max(0, size - _TAIL_BYTES))
+            file.seek(-min(size, _TAIL_BYTES), os.SEEK_END)
             return _END_OF_FRAMES not in file.read()
     sizes = (header.get(key) for key in ("Rows", "Columns", "BitsAllocated"))
     rows, columns, bits = (int(size or 0) for size in sizes)
     count = int(header.get("NumberOfFrames") or 1) * int(header.get("SamplesPerPixel") or 1)
-    return size < rows * columns * count * bits // 8
+    return size < _TAG_BYTES + rows * columns * count * bits // 8
 
 
-def _private_words(header: Dataset):
+def _private_words(header: Dataset) -> Iterator[str]:
     for key in NAMES:
         words = str(header.get(key) or "").replace("^", " ").replace(",", " ").split()
         yield from (word.casefold() for word in words if len(word) > 2)
@@ -280,64 +248,3 @@ def _private_words(header: Dataset):
         text = str(header.get(key) or "").strip()
         if len(text) > 2:
             yield text.casefold()
-
-
-def group_series(files: Sequence[DicomFile]) -> list[Series]:
-    """The series of one study that may be ADC or DWI, in the order of their numbers.
-
-    Of a classic series the b = 0 images, means over directions and single directions become
-    series of their own, and so do maps among them; where only some images say their b-value, the
-    others are b = 0. Enhanced files of a series are kept apart from its classic ones.
-    """
-    found = []
-
-    def key(file):
-        return file.number, file.series, len(file.b_values) > 1
-
-    by_series = itertools.groupby(sorted(files, key=key), key=key)
-    for _, members in by_series:
-        members = list(members)
-        known = sorted({b for file in members for b in file.b_values if b is not None})
-        parts: dict[tuple, list[DicomFile]] = {}
-        for file in members:
-            kind = find_kind(file.image_type, file.description, known)
-            if kind == "other":
-                continue
-            if kind == "weighted" and len(file.b_values) == 1 and known:
-                file = dataclasses.replace(file, b_values=(file.b_values[0] or 0.0,))
-                parts.setdefault((kind, file.isotropic, file.b_values[0]), []).append(file)
-            else:
-                parts.setdefault((kind, file.isotropic, 0.0), []).append(file)
-        slices = len({round(f.position, 2) for f in members if f.position is not None})
-        found += [Series(kind, tuple(part), slices) for (kind, *_), part in parts.items()]
-    return found
-
-
-def find_flaw(series: Series) -> str:
-    """Why a series cannot be converted, in words; "" where nothing speaks against it."""
-    truncated = sum(file.truncated for file in series.files)
-    if truncated:
-        return f"{truncated} of {len(series.files)} files are truncated"
-    positions = [file.position for file in series.files]
-    if series.is_enhanced or None in positions:
-        return ""
-    places, counts = np.unique(np.round(positions, 2), return_counts=True)
-    steps = np.diff(places)
-    if len(places) < 2:
-        return "it holds a single slice"
-    if len(set(counts)) > 1 or len(places) < series.slices or steps.max() > 1.5 * np.median(steps):
-        return "slices are missing"
-    return ""
-
-
-def fingerprint(files: Sequence[DicomFile]) -> str:
-    """Ten hexadecimal digits that the voxels of files alone decide, whatever the files' order."""
-    digests = sorted(hashlib.sha256(_voxel_bytes(file.path)).digest() for file in files)
-    return hashlib.sha256(b"".join(digests)).hexdigest()[:10]
-
-
-def _voxel_bytes(path: Path) -> bytes:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        header = pydicom.dcmread(path, specific_tags=["PixelData"], force=True)
-        return bytes(header.get("PixelData") or b"")

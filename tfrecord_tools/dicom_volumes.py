@@ -11,7 +11,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from tfrecord_tools.dicom_files import DicomFile, Series
+from tfrecord_tools.dicom_files import DicomFile
+from tfrecord_tools.dicom_series import Series
 from tfrecord_tools.diffusion import LOWEST_B, SHELL_WIDTH, geometric_mean, read_bvalues
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid
