@@ -71,20 +71,26 @@ def encode(record: Mapping) -> bytes:
         if value is None and feature.optional:
             continue
         values = (value,) if feature.kind == "int" else tuple(_to_bytes(feature, value))
-        if feature.kind == "int" or sum(map(len, values)) < 512:
-            parts.append(_small_entry(name, values))
+        if feature.kind == "array" and len(values[0]) > 512:
+            parts += _head(name, len(values[0])), values[0]
         else:
-            parts += _entry(name, values)
+            parts.append(_small_entry(name, values))
     return b"".join(_field(1, parts))
 
 
 NAMES = sorted(SCHEMA)
 
 
+# What is small is mostly the same in all records of a study, and so are the sizes of its arrays.
 @functools.lru_cache(maxsize=1024)
 def _small_entry(name: str, values: tuple) -> bytes:
-    """What is small is mostly the same in all records of a study."""
     return b"".join(_entry(name, values))
+
+
+@functools.lru_cache(maxsize=1024)
+def _head(name: str, length: int) -> bytes:
+    """What stands before the content of an array of so many bytes."""
+    return b"".join(_entry(name, (bytes(length),))[:-1])
 
 
 def _entry(name: str, values: tuple) -> list[bytes]:
