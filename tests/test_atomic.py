@@ -158,6 +158,16 @@ def test_a_mistake_of_the_user_keeps_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mistake_of_the_user_loses_nothing_that_was_finished_before(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        work_on(out, stop=KeyboardInterrupt())
+    with pytest.raises(InputError, match="bad; what was finished before is kept in .*out.partial"):
+        work_on(out, stop=InputError("bad"))
+    assert work_on(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_stop_before_anything_is_finished_keeps_nothing(tmp_path):
     with (
         pytest.raises(KeyboardInterrupt),

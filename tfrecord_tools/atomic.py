@@ -76,8 +76,9 @@ def resumable_folder(out: str | Path, overwrite: bool = False, *, marker: str) -
 
     The block finds in it what an earlier block finished, and writes what is not finished in the
     subfolder `UNFINISHED`. What stood at `out` is replaced only in the last moment. After an
-    `InputError` the work folder vanishes; after anything else (a kill, Ctrl-C, a full disk) it
-    stays, unless nothing in it is finished. See `check_free` for the arguments.
+    `InputError` the work folder vanishes, unless an earlier block has left something in it; after
+    anything else (a kill, Ctrl-C, a full disk) it stays, unless nothing in it is finished. See
+    `check_free` for the arguments.
 
     Raises:
         InputError: `out` must not be replaced, or another process is at it.
@@ -87,21 +88,28 @@ def resumable_folder(out: str | Path, overwrite: bool = False, *, marker: str) -
     check_free(out, overwrite, marker=marker)
     work.mkdir(parents=True, exist_ok=True)
     with _locked(work, out):
+        resumed = _holds_anything(work)
         try:
             (work / NEW).mkdir(exist_ok=True)
             shutil.rmtree(work / UNFINISHED, ignore_errors=True)
             (work / UNFINISHED).mkdir()
             yield work
             _publish(work, out)
-        except InputError:
-            _remove(work)
-            raise
+        except InputError as error:
+            if not resumed:
+                _remove(work)
+                raise
+            raise InputError(f"{error}; what was finished before is kept in {work}") from error
         except BaseException:
             shutil.rmtree(work / UNFINISHED, ignore_errors=True)
-            if not any(path.is_file() and path.name != LOCK for path in work.rglob("*")):
+            if not _holds_anything(work):
                 _remove(work)
             raise
         _remove(work)
+
+
+def _holds_anything(work: Path) -> bool:
+    return any(path.is_file() and path.name != LOCK for path in work.rglob("*"))
 
 
 def _publish(work: Path, out: Path) -> None:

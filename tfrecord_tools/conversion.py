@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -109,6 +110,8 @@ def convert(
     if not shard_mb > 0 or jobs < 1:
         raise InputError(f"shard size and jobs must be positive, received {shard_mb} and {jobs}")
     check_adc_unit(adc_unit)
+    if execute:  # Elsewhere, where this process has its folder, others have theirs.
+        source = os.path.abspath(source)
     execute = execute or functools.partial(in_processes, jobs=jobs)
     shares = shares or ({"train": 1.0} if folds else DEFAULT_SHARES)
     try:
