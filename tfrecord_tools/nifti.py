@@ -2,11 +2,11 @@
 
 import gzip
 import warnings
-import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from isal import igzip
 from nibabel.imageglobals import LoggingOutputSuppressor
 
 from tfrecord_tools import metaimage
@@ -17,9 +17,6 @@ from tfrecord_tools.image_files import IMAGE_SUFFIXES, MAX_INFLATION, check_decl
 
 #: What NIfTI files may end in: the older pairs of files as well.
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
-
-#: Bytes of a compressed file that are read at once.
-READ_BYTES = 1 << 18
 
 #: Bytes that may follow the voxels of a compressed file.
 MAX_TRAILING_BYTES = 1 << 20
@@ -172,35 +169,11 @@ def _whole(image: nibabel.Nifti1Pair, path: Path) -> nibabel.Nifti1Pair:
     size = stored.offset + check_declared_size(stored.shape, stored.dtype.itemsize, held)
     if size > MAX_INFLATION * held:
         raise ValueError(f"its voxels start at byte {stored.offset}, more than it can hold")
-    content = _inflate(path, size + MAX_TRAILING_BYTES)
-    if content is None:
-        raise ValueError(f"it holds far more than the {size} bytes that its header declares")
+    with igzip.open(path) as file:  # Twice as fast as `gzip`, with the same checks.
+        content = file.read(size + MAX_TRAILING_BYTES)
+        if file.read(1):
+            raise ValueError(f"it holds far more than the {size} bytes that its header declares")
     return type(image).from_bytes(content)
-
-
-def _inflate(path: Path, most: int) -> bytes | None:
-    """What a gzip file holds, checked to its end; None where that is more than `most` bytes.
-
-    Half the time of `gzip`, which reads through two more buffers.
-    """
-    member, rest, parts, left = None, b"", [], most + 1
-    with open(path, "rb") as file:
-        while rest := rest or file.read(READ_BYTES):
-            if member is None and parts:
-                rest = rest.lstrip(b"\0")  # A file may be padded, as on tapes.
-                if not rest:
-                    continue
-            member = member or zlib.decompressobj(wbits=31)
-            parts.append(member.decompress(rest, left))
-            left -= len(parts[-1])
-            if left == 0:
-                return None
-            rest = member.unused_data
-            if member.eof:
-                member = None
-    if member or not parts:
-        raise EOFError("it ends too early")
-    return b"".join(parts)
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, Grid]:
