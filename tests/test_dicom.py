@@ -459,7 +459,9 @@ def test_the_same_study_id_of_two_patients_is_two_studies(tmp_path):
 
 def test_copies_of_files_count_once(tmp_path):
     write_study(tmp_path / "in")
-    one = convert_dicom(tmp_path / "in", tmp_path / "one")
+    steps = []
+    one = convert_dicom(tmp_path / "in", tmp_path / "one", on_step=lambda *step: steps.append(step))
+    assert steps == sorted(steps) and steps[0] == (1, 36) and steps[-1] == (36, 36)
     shutil.copytree(tmp_path / "in" / "s2", tmp_path / "in" / "again")
     two = convert_dicom(tmp_path / "in", tmp_path / "two")
     assert two.studies == one.studies

@@ -57,8 +57,7 @@ def convert_dicom(
     layout: str = "foscal",
     overwrite: bool = False,
     timeout_s: float = 300,
-    on_file: Callable[[int, int], None] | None = None,
-    on_study: Callable[[int, int], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> DicomReport:
     """Convert all DICOM studies below a folder; the output appears whole or not at all.
 
@@ -75,8 +74,7 @@ def convert_dicom(
             `sub-X/[ses-Y/]dwi/sub-X_[ses-Y_]rec-{ADC,TRACE}_dwi.nii.gz`; JSON beside each image.
         overwrite: Whether an earlier output may be replaced.
         timeout_s: Seconds that dcm2niix may take for one series.
-        on_file: Called with (done, total) while headers are read.
-        on_study: Called with (done, total) while studies are converted.
+        on_step: Called with (done, total); a file counts when it is read and when it is converted.
 
     Returns:
         What was converted, and why what was not. Nothing in it identifies a patient.
@@ -93,11 +91,12 @@ def convert_dicom(
     if source.resolve().is_relative_to(out.resolve()) and out.exists():
         raise InputError(f"{source} lies in {out}, which would be replaced; choose another name")
     program = find_program()
-    tree = find_dicom(source, on_file)
+    on_step = on_step or (lambda done, total: None)
+    tree = find_dicom(source, lambda done, files: on_step(done, 2 * files))
     if not tree.files:
         raise InputError(_nothing_found(source, tree))
     groups = _by_study(tree.files)
-    studies, patients, failed = [], [], {}
+    studies, patients, failed, converted = [], [], {}, 0
     with new_folder(out, overwrite, marker=REPORT) as folder:
         for number, files in enumerate(groups, 1):
             with tempfile.TemporaryDirectory(prefix=".series-", dir=folder) as work:
@@ -113,8 +112,8 @@ def convert_dicom(
                     failed[_label(number, files)] = "; ".join(remarks) or (
                         "none of its series is diffusion-weighted or an ADC map"
                     )
-            if on_study:
-                on_study(number, len(groups))
+            converted += len(files)
+            on_step(round((1 + converted / len(tree.files)) * tree.all), 2 * tree.all)
         if not studies:
             raise InputError(f"no study in {source} can be converted: {tell_failed(failed)}")
         studies = _with_patients(studies, patients)

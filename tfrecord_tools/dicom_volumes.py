@@ -151,7 +151,11 @@ def _run(program: str, series: Series, folder: Path, timeout_s: float) -> None:
     links.mkdir()
     out.mkdir()
     for index, file in enumerate(series.files):
-        (links / f"{index:06d}.dcm").symlink_to(file.path.resolve())
+        link = links / f"{index:06d}.dcm"
+        try:
+            link.symlink_to(file.path.resolve())
+        except OSError:  # Some file systems know no links.
+            shutil.copyfile(file.path, link)
     command = [program, *_OPTIONS, "-o", str(out), str(links)]
     try:
         done = subprocess.run(

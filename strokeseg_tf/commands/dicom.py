@@ -34,15 +34,14 @@ def run(arguments):
     from tfrecord_tools.dicom import convert_dicom, tell_failed
     from tfrecord_tools.errors import InputError
 
-    with progress("reading headers") as on_file, progress("converting") as on_study:
+    with progress("converting") as on_step:
         report = convert_dicom(
             arguments.source,
             arguments.out,
             layout=arguments.layout,
             overwrite=arguments.overwrite,
             timeout_s=arguments.timeout,
-            on_file=on_file,
-            on_study=on_study,
+            on_step=on_step,
         )
     if arguments.json:
         print_json({"out": arguments.out} | dataclasses.asdict(report))
