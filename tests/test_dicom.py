@@ -648,3 +648,43 @@ def test_impossible_options_are_refused(tmp_path, options):
     with pytest.raises(InputError):
         convert_dicom(tmp_path / "in", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_series_that_holds_everything_is_sorted_out(tmp_path):
+    """As Philips writes it: b = 0, three directions, their mean and ADC under one number."""
+    b0, at, adc = images()
+    shared = {"SeriesInstanceUID": pydicom.uid.generate_uid(), "Manufacturer": "Philips"}
+
+    def volume(index, image, kind, direction="", **elements):
+        def plant(ds):
+            ds.InstanceNumber += len(image) * index
+            ds.TemporalPositionIdentifier = index + 1
+            if direction:
+                private(ds, 0x2001, "Philips Imaging DD 001", 4, "CS", direction)
+
+        types = ["ORIGINAL", "PRIMARY", kind, "M", "SE"]
+        write_series(
+            tmp_path / "in" / str(index), image, plant=plant, ImageType=types, **shared, **elements
+        )
+
+    volume(0, b0, "M_SE", b=0)
+    for index, factor in enumerate((0.5, 1.0, 2.0), 1):
+        volume(index, np.rint(at(1000) * factor), "M_SE", "M", b=1000)
+    volume(4, at(1000), "M_SE", "I", b=1000)
+    whole = convert_dicom(tmp_path / "in", tmp_path / "whole").studies[0]
+    assert whole.images["dwi"]["DiffusionDirections"] == "trace"
+    assert whole.images["adc"]["ADC"] == "derived"
+    np.testing.assert_array_equal(
+        np.sort(voxels(only(tmp_path / "whole").images["dwi"]), None), np.sort(at(1000), None)
+    )
+    # Without the mean, the three directions of one b-value are averaged.
+    shutil.move(tmp_path / "in" / "4", tmp_path / "4")
+    three = convert_dicom(tmp_path / "in", tmp_path / "three").studies[0]
+    assert three.images["dwi"]["DiffusionDirections"] == 3 and three.remarks == ()
+    one, other = (voxels(only(tmp_path / o).images["adc"]) for o in ("whole", "three"))
+    np.testing.assert_allclose(one, other, atol=3)
+    # The vendor's map counts before a derived one.
+    volume(5, adc, "ADC")
+    vendor = convert_dicom(tmp_path / "in", tmp_path / "vendor").studies[0]
+    assert vendor.images["adc"]["ADC"] == "vendor"
+    assert vendor.images["dwi"]["DiffusionDirections"] == 3
