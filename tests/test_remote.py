@@ -206,6 +206,23 @@ def test_what_cannot_be_read_or_replaced_is_told_in_one_line(server, uploaded, c
     assert "does not exist" in elsewhere
 
 
+PAIRS = """\
+import os, sys
+from tfrecord_tools.reader import read_slice_pairs, read_studies
+pairs = [pair["dwi"].sum() for pair in read_slice_pairs(sys.argv[1], "train").as_numpy_iterator()]
+slices = [dwi.sum() for study in read_studies(sys.argv[1], "train") for dwi in study.images["dwi"]]
+print(len(pairs), pairs == slices, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_slice_pairs_and_studies_of_a_remote_folder_agree(server, uploaded, shards):
+    done = run_python(server, "-c", PAIRS, uploaded)
+    count = check_shards(shards).counts["train"]["slice_pairs"]
+    assert done.stdout.split() == [str(count), "True"], done.stderr
+
+
 @pytest.mark.slow
 def test_a_finished_folder_is_replaced_whole(server, uploaded, cohort):
     for shares in ("train=0.5,old=0.5", "train=0.5,new=0.5"):

@@ -38,6 +38,11 @@ PATIENCE = {
     "S3_MULTI_PART_UPLOAD_CHUNK_SIZE": str(2 * BLOCK_BYTES),
 }
 
+#: Environment variables that lead the client for gs around its usual server.
+PROXIES = (
+    *("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"), "CLOUD_STORAGE_EMULATOR_ENDPOINT"
+)  # fmt: skip
+
 #: Environment variables whose values are secrets.
 SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING", re.IGNORECASE)
 
@@ -257,6 +262,8 @@ def _load(path: Remote) -> None:
 
 def _server_of(path: Remote) -> tuple[str, int] | None:
     """Host and port behind a path, where it is known without asking the scheme's client."""
+    if path.scheme == "gs" and not any(os.environ.get(name) for name in PROXIES):
+        return "storage.googleapis.com", 443
     if path.scheme == "s3" and os.environ.get("S3_ENDPOINT"):
         endpoint = os.environ["S3_ENDPOINT"]
         address = urllib.parse.urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
