@@ -72,6 +72,6 @@ def load_predictor(model, *, threshold=None):
 
     if path.is_dir():
         run = Run(path)
-        threshold = run.read_config().training.threshold if threshold is None else threshold
+        threshold = run.read_threshold() if threshold is None else threshold
         path = run.model_file
     return Predictor(load_network(path), threshold=0.5 if threshold is None else threshold)

@@ -45,6 +45,31 @@ class Run:
         """State after the last finished epoch."""
         return self.folder / "checkpoints"
 
+    @property
+    def threshold_file(self) -> Path:
+        """The threshold that validation chose, where it was left to it."""
+        return self.folder / "threshold.json"
+
+    def write_threshold(self, choice: dict) -> None:
+        """Write `threshold.json`; see `strokeseg_tf.threshold.choose_threshold`."""
+        write_text(self.threshold_file, json.dumps(choice, indent=2) + "\n")
+
+    def read_threshold(self) -> float:
+        """The probability above which this run calls a voxel lesion.
+
+        Raises:
+            InputError: This is no run folder, or a file of it is damaged.
+        """
+        if not self.threshold_file.is_file():
+            return self.read_config().training.metric_threshold
+        try:
+            threshold = json.loads(self.threshold_file.read_text(encoding="utf-8"))["threshold"]
+            if not 0 < threshold < 1:
+                raise ValueError(f"{threshold} is no probability")
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{self.threshold_file} is damaged: {error}") from error
+        return threshold
+
     def write_config(self, config: Config) -> None:
         """Write `config.json`."""
         write_text(self.config_file, json.dumps(config.to_dict(), indent=2) + "\n")

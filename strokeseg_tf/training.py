@@ -20,7 +20,9 @@ from strokeseg_tf.metrics import build_metrics
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.optimiser import build_optimiser
 from strokeseg_tf.pipeline import load_slices, training_batches, usable_studies
-from strokeseg_tf.runs import Run
+from strokeseg_tf.prediction import Predictor
+from strokeseg_tf.runs import Run, load_network
+from strokeseg_tf.threshold import choose_threshold
 from strokeseg_tf.validation import StudyValidation
 from tfrecord_tools.atomic import check_free, write_text
 from tfrecord_tools.errors import InputError
@@ -33,8 +35,9 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
     """Train the variant that `config` names and write a run folder.
 
     Args:
-        shards: A finished shards folder with a split `train`; where it has no split
-            `validation`, the best weights are chosen on the training studies.
+        shards: A finished shards folder with a split `train`, or with the fold that `config`
+            names; where it has no split `validation`, the best weights are chosen on the training
+            studies.
         run: Run folder to write.
         config: All settings.
         resume: Go on with an interrupted run from its last finished epoch.
@@ -47,18 +50,33 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
     Raises:
         InputError: No usable data, an existing run, or one that cannot be resumed.
     """
-    shards, run = Path(shards), Run(Path(run))
+    run = Run(Path(run))
     info = read_dataset_info(shards)
-    split = "validation" if info.splits.get("validation") else "train"
     settings, modalities = config.training, config.model.modalities
+    split = settings.validation_split
+    if settings.fold is None and not info.splits.get(split):
+        split = settings.train_split
     usable_studies(shards, split, modalities, settings.rater)
     history = _open_run(run, config, resume, overwrite)
-    if len(history) >= settings.epochs:
-        return history
+    if len(history) < settings.epochs:
+        _write_environment(run, shards, info)
+        history = _train(shards, run, config, split, history, verbose)
+    if settings.threshold is None and not run.threshold_file.is_file():
+        best = Predictor(load_network(run.model_file))
+        run.write_threshold(choose_threshold(best, shards, split, settings.rater))
+    return history
 
+
+def _train(shards, run: Run, config: Config, split, history, verbose):
+    """Train from where `history` ends; the whole history."""
+    settings, modalities = config.training, config.model.modalities
     keras.utils.set_random_seed(settings.seed)
     slices = load_slices(
-        shards, "train", modalities=modalities, rater=settings.rater, size=config.model.image_size
+        shards,
+        settings.train_split,
+        modalities=modalities,
+        rater=settings.rater,
+        size=config.model.image_size,
     )
     batches, steps = training_batches(
         slices,
@@ -76,7 +94,7 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
     recorder = RunRecorder(run, network, history)
     if history:
         recorder.restore(trainer)
-    _write_environment(run, shards, info)
+    threshold = settings.metric_threshold
     loss = build_loss(config.loss)
     trainer.fit(
         batches,
@@ -87,7 +105,7 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
         verbose=verbose,
         callbacks=[
             AveragedWeights(swapped=bool(history)),
-            StudyValidation(network, loss, shards, split, settings.rater, settings.threshold),
+            StudyValidation(network, loss, shards, split, settings.rater, threshold),
             EpochLogs(),
             recorder,
             keras.callbacks.TensorBoard(run.logs, write_graph=False),
@@ -108,7 +126,7 @@ def compile_trainer(network, config: Config, steps_per_epoch):
     trainer.compile(
         optimizer=build_optimiser(config.optimiser, steps_per_epoch * config.training.epochs),
         loss={m: build_loss(config.loss) for m in heads},
-        metrics={m: build_metrics(config.training.threshold, prefix) for m in heads},
+        metrics={m: build_metrics(config.training.metric_threshold, prefix) for m in heads},
         # XLA was measured slower than plain TensorFlow on CPUs, to compile and to run.
         jit_compile=False,
     )
@@ -262,7 +280,7 @@ def _difference(before: Config, after: Config) -> str:
     )
 
 
-def _write_environment(run: Run, shards: Path, info):
+def _write_environment(run: Run, shards, info):
     content = {
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PACKAGES},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from strokeseg_tf.config import SMALL
+from strokeseg_tf.losses import build_loss
 from strokeseg_tf.runs import Run
 from strokeseg_tf.training import fit, mean_dice, read_history
 from strokeseg_tf.validation import validate
@@ -20,7 +21,7 @@ from tfrecord_tools.errors import InputError
 
 TINY = SMALL.replace(
     model={"filters": [2, 3, 4], "bottleneck": 4, "image_size": 32},
-    training={"epochs": 3, "batch_size": 8},
+    training={"epochs": 3, "batch_size": 8, "threshold": None},
 )
 
 #: Half the graph to trace, where one head is enough.
@@ -66,12 +67,39 @@ def test_history_has_a_row_an_epoch_and_the_named_columns(run):
 
 def test_kept_weights_are_those_of_the_best_epoch(run, shards):
     from strokeseg_tf.loading import load_predictor
-    from strokeseg_tf.losses import build_loss
 
     best = max(read_history(run), key=mean_dice)
-    scores = validate(load_predictor(run.folder), build_loss(TINY.loss), shards, "validation", "r1")
+    predictor = load_predictor(run.folder, threshold=0.5)  # That of the history.
+    scores = validate(predictor, build_loss(TINY.loss), shards, "validation", "r1")
     for name, value in scores.items():
         assert value == pytest.approx(best[name], abs=1e-5), name
+
+
+def test_the_threshold_that_is_kept_is_the_best_on_the_validation_studies(run, shards):
+    from strokeseg_tf.loading import load_predictor
+
+    chosen = json.loads(run.threshold_file.read_text())
+    at = {float(threshold): dice for threshold, dice in chosen["dice"].items()}
+    assert run.read_threshold() == chosen["threshold"] == load_predictor(run.folder).threshold
+    assert at[chosen["threshold"]] == max(at.values())
+    for threshold in (0.5, chosen["threshold"]):
+        predictor = load_predictor(run.folder, threshold=threshold)
+        scores = validate(predictor, build_loss(TINY.loss), shards, "validation", "r1")
+        assert at[threshold] == pytest.approx(mean_dice(scores))
+
+
+def test_a_run_that_lost_only_its_threshold_gets_it_back_on_resuming(run, shards):
+    before = run.threshold_file.read_text()
+    run.threshold_file.unlink()
+    fit(shards, run.folder, TINY, resume=True, verbose=0)
+    assert run.threshold_file.read_text() == before
+
+
+def test_a_fixed_threshold_is_left_alone(shards, tmp_path):
+    fixed = Run(tmp_path / "fixed")
+    fit(shards, fixed.folder, UNIMODAL.replace(training={"threshold": 0.3}), verbose=0)
+    assert not fixed.threshold_file.exists()
+    assert fixed.read_threshold() == 0.3
 
 
 def test_the_same_seed_gives_the_same_run(shards, tmp_path):

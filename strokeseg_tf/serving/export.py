@@ -45,7 +45,7 @@ def export(run, out, *, version=None, overwrite=False) -> Path:
         content = {
             "variant": config.model.variant,
             "modalities": list(model.modalities),
-            "threshold": config.training.threshold,
+            "threshold": run.read_threshold(),
             "versions": {p: metadata.version(p) for p in ("strokeseg-tf", "tensorflow", "keras")},
             "intended_use": "Research only. Not a medical device.",
         }

@@ -14,7 +14,8 @@ class StudyModel(tf.Module):
 
     Its signature takes float32 `[slices, height, width]` for each modality, raw, in any unit, and
     gives `{modality}_probability`, float32 in [0, 1] of the same shape. Slices run along the
-    first axis; both modalities lie on one grid.
+    first axis; both modalities lie on one grid, its axes towards superior, left and anterior (see
+    `tfrecord_tools.grid.Grid.to_slices`).
 
     Args:
         network: A Keras model of `strokeseg_tf.models` that gives logits.
