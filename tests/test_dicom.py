@@ -505,7 +505,8 @@ def test_a_damaged_series_makes_no_volume(tmp_path, damage):
     if damage == "missing last slice":
         # Nothing but the image at b = 0 says how many there should be.
         report = convert_dicom(tmp_path / "in", tmp_path / "out")
-        assert set(report.studies[0].images) == {"dwi"} and report.studies[0].remarks
+        assert set(report.studies[0].images) == {"dwi"}
+        assert "series 2 has 5 slices where series 1 has 6" in report.studies[0].remarks[0]
         return
     reason = {"truncated": "1 of 6 files are truncated", "one slice": "a single slice"}
     reason = reason.get(damage, "slices are missing")

@@ -58,11 +58,12 @@ def pick(found: Sequence[Volumes]) -> Picked:
     remarks = []
     dwi = _pick_dwi(found)
     if dwi:
-        remarks += _remarks_on(dwi, found)
+        remarks += [*_remarks_on(dwi, found), *_remarks_on_slices(dwi, found)]
     maps = [volumes for volumes in found if volumes.kind == "adc"]
     for volumes in sorted(maps, key=lambda volumes: _distance(volumes, dwi)):
         adc = _in_micro(volumes)
         if adc is not None:
+            remarks += _remarks_on_slices(volumes, found)
             return Picked(dwi, None, adc, volumes, tuple(remarks))
         remarks.append(f"series {volumes.series} is left out: no unit of ADC fits its values")
     b0 = _pick_b0(found, dwi) if dwi else None
@@ -118,6 +119,19 @@ def _remarks_on(dwi: Volumes, found: Sequence[Volumes]):
     if not dwi.isotropic and dwi.directions < DIRECTIONS_OF_A_TRACE:
         count = f"{dwi.directions} direction{'s' * (dwi.directions > 1)}"
         yield f"DWI is of {count}, not a trace: its contrast depends on the course of fibres"
+
+
+def _remarks_on_slices(volumes: Volumes, found: Sequence[Volumes]):
+    """Slices lost at either end of a stack leave no gap; other series of the study tell."""
+    shape, axes = volumes.grid.shape, volumes.grid.affine[:3, :3]
+    for other in found:
+        longer = other.grid.shape[:2] == shape[:2] and other.grid.shape[2] > shape[2]
+        if longer and np.allclose(other.grid.affine[:3, :3], axes, atol=1e-3):
+            yield (
+                f"series {volumes.series} has {shape[2]} slices where series {other.series} has "
+                f"{other.grid.shape[2]}: some may be missing"
+            )
+            return
 
 
 def _pick_b0(found: Sequence[Volumes], dwi: Volumes) -> Volumes | None:
