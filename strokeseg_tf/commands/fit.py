@@ -11,6 +11,7 @@ EXAMPLES = """\
   strokeseg-tf fit shards/ --run runs/dual_v1 --preset small
   strokeseg-tf fit shards/ --run runs/adc --variant unimodal --modality adc
   strokeseg-tf fit shards/ --run runs/mine --config best_config.json --epochs 100
+  strokeseg-tf fit shards/ --run runs/fold0 --preset small --fold 0
   strokeseg-tf fit shards/ --run runs/dual_v1 --preset small --resume
   strokeseg-tf fit shards/ --run runs/dual_v1 --dry-run
 """
@@ -25,6 +26,7 @@ FIELDS = {
     "precision": ("training", "precision", str, "float32, bfloat16 or float16"),
     "rater": ("training", "rater", str, "whose masks are learnt"),
     "seed": ("training", "seed", int, "of weights, order and augmentation"),
+    "fold": ("training", "fold", int, "fold to validate on, from 0, of convert --folds"),
 }
 
 
@@ -113,7 +115,7 @@ def print_plan(shards, config):
 
     info = read_dataset_info(shards)
     modalities, training = config.model.modalities, config.training
-    studies, _ = usable_studies(shards, "train", modalities, training.rater)
+    studies, _ = usable_studies(shards, training.train_split, modalities, training.rater)
     pairs = sum(info.studies[study]["slices"] for study in studies)
     steps = pairs // min(training.batch_size, pairs)
     weights = build_model(config.model).count_params()
