@@ -97,7 +97,7 @@ def load_slices(folder, split, *, modalities, rater, size):
                 slices.images[start : start + len(images)] = images
                 slices.masks[start : start + len(masks)] = masks
                 start += len(images)
-    except tf.errors.OpError:
+    except (tf.errors.OpError, UnicodeDecodeError):  # TensorFlow may quote a damaged record.
         check_shards(folder)  # Says which shard is damaged.
         raise
     return slices

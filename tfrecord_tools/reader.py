@@ -35,8 +35,9 @@ def read_slice_pairs(folder: str | Path, split: str):
     Returns:
         `tf.data.Dataset` of dictionaries with a tensor for each feature of
         `tfrecord_tools.schema.SCHEMA`; images float32 `(height, width)` with the values of the
-        file, masks bool `(names, height, width)`. While it is read, `tf.errors.OpError` says that
-        a record is no slice pair; `tfrecord_tools.integrity.check_shards` says which.
+        file, masks bool `(names, height, width)`. While it is read, `tf.errors.OpError` (or a
+        `UnicodeDecodeError`, where TensorFlow quotes the record) says that a record is no slice
+        pair; `tfrecord_tools.integrity.check_shards` says in which shard.
 
     Raises:
         InputError: The folder is unfinished, the split does not exist, or a shard is damaged.

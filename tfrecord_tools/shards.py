@@ -13,7 +13,7 @@ from pathlib import Path
 from tfrecord_tools.atomic import write_text
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.framing import check_frames, read_frames
-from tfrecord_tools.schema import SCHEMA_VERSION, decode
+from tfrecord_tools.schema import SCHEMA, SCHEMA_VERSION, decode
 from tfrecord_tools.storage import Remote, is_folder, local_copy, locate, read_text
 
 MANIFEST = "dataset_info.json"
@@ -301,6 +301,10 @@ def _naming_damage(path: Path | Remote) -> Iterator[None]:
 def _decode(serialised: bytes, path: Path | Remote) -> dict:
     """A record whose bytes are whole, though another program may have written them."""
     try:
-        return decode(serialised)
+        record = decode(serialised)
+        missing = [n for n, f in SCHEMA.items() if record[n] is None and not f.optional]
+        if missing:
+            raise KeyError(*missing)
     except Exception as error:
         raise InputError(f"{path} holds a record that is no slice pair; {REMEDY}") from error
+    return record
