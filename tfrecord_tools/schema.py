@@ -192,6 +192,10 @@ def parse(serialised):
     return parsed | arrays
 
 
+#: The eight bits of every octet, as `numpy.packbits` orders them.
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(bool)
+
+
 def _parse_array(feature: Feature, content, parsed):
     import tensorflow as tf
 
@@ -202,9 +206,9 @@ def _parse_array(feature: Feature, content, parsed):
         for axis in feature.shape
     ]  # fmt: skip
     if feature.dtype == "bool":
-        octets = tf.io.decode_raw(content, tf.uint8)
-        bits = tf.bitwise.bitwise_and(octets[:, None], [128, 64, 32, 16, 8, 4, 2, 1])
-        return tf.reshape(tf.reshape(bits > 0, [-1])[: tf.reduce_prod(shape)], shape)
+        octets = tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32)
+        bits = tf.gather(_BITS, octets)  # Quicker than masking out each bit.
+        return tf.reshape(tf.reshape(bits, [-1])[: tf.reduce_prod(shape)], shape)
     values = tf.io.decode_raw(content, tf.as_dtype(np.dtype(feature.dtype).newbyteorder("=")))
     if feature.optional:
         shape = [-1, *shape[1:]]
