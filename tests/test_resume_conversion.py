@@ -20,7 +20,7 @@ from tfrecord_tools.errors import InputError
 from tfrecord_tools.integrity import check_shards
 from tfrecord_tools.reader import read_studies
 from tfrecord_tools.shards import read_dataset_info
-from tfrecord_tools.workers import in_processes
+from tfrecord_tools.workers import Processes
 
 OPTIONS = {"shares": {"train": 0.5, "validation": 0.25, "test": 0.25}}
 PROGRAM = f"""
@@ -221,7 +221,7 @@ def test_a_file_that_changed_meanwhile_is_read_again(cohort, tmp_path):
 
 def stopped_while_joining(function, items):
     """An `execute` that is Ctrl-C after the second shard."""
-    for number, result in enumerate(in_processes(function, items, jobs=1)):
+    for number, result in enumerate(map(function, items)):
         if function.func.__name__ == "join_parts" and number == 1:
             raise KeyboardInterrupt
         yield result
@@ -357,6 +357,9 @@ def test_a_conversion_imports_no_tensorflow(cohort, tmp_path):
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_results_come_in_order_from_processes():
+def test_results_come_in_order_and_processes_serve_again():
     items = list(range(40, 0, -1))
-    assert list(in_processes(functools.partial(pow, 2), items, jobs=2)) == [2**n for n in items]
+    with Processes(2) as execute:
+        for base in (2, 3):
+            assert list(execute(functools.partial(pow, base), items)) == [base**n for n in items]
+    assert not multiprocessing.active_children()

@@ -1,5 +1,6 @@
 """Studies on disk -> a shards folder."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -36,7 +37,7 @@ from tfrecord_tools.splits import (
 )
 from tfrecord_tools.storage import staged
 from tfrecord_tools.study_files import MODALITIES, StudyFiles
-from tfrecord_tools.workers import in_processes
+from tfrecord_tools.workers import Processes
 
 #: Carries out a picklable function on items, anywhere that sees the same files, and gives the
 #: results in their order.
@@ -112,12 +113,12 @@ def convert(
     check_adc_unit(adc_unit)
     if execute:  # Elsewhere, where this process has its folder, others have theirs.
         source = os.path.abspath(source)
-    execute = execute or functools.partial(in_processes, jobs=jobs)
     shares = shares or ({"train": 1.0} if folds else DEFAULT_SHARES)
     try:
         with (
             staged(out, overwrite, marker=MANIFEST, pattern=SHARD_PATTERN) as out,
             resumable_folder(out, overwrite, marker=MANIFEST) as work,
+            contextlib.nullcontext(execute) if execute else Processes(jobs) as execute,
         ):
             studies = find_studies(source, layout)
             make = functools.partial(make_part, work=work, adc_unit=adc_unit)

@@ -15,38 +15,53 @@ from multiprocessing.context import SpawnContext
 AHEAD = 4
 
 
-def in_processes(function: Callable, items: Sequence, jobs: int) -> Iterator:
-    """The results of a function in the order of the items; here where `jobs` is 1.
+class Processes:
+    """Calls functions on items in `jobs` processes, or here where that is 1.
 
-    Raises:
-        ChildProcessError: A process died.
+    The processes start with the first call and end with the `with` block.
     """
-    if jobs == 1 or not items:
-        yield from map(function, items)
-        return
-    context = _Context()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(jobs, len(items)), mp_context=context, initializer=_follow_parent
-    )
-    waiting, finished = deque(), False
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= AHEAD * jobs:
+
+    def __init__(self, jobs: int):
+        self._jobs = jobs
+        self._context = self._pool = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self._pool:
+            if kind:  # Ctrl-C is answered at once; half-written files have no name yet.
+                for worker in self._context.workers:
+                    worker.terminate()
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None  # Its semaphores go now, not with the process.
+
+    def __call__(self, function: Callable, items: Sequence) -> Iterator:
+        """The results of a function in the order of the items.
+
+        Raises:
+            ChildProcessError: A process died.
+        """
+        if self._jobs == 1:
+            yield from map(function, items)
+            return
+        if not self._pool:
+            self._context = _Context()
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                self._jobs, mp_context=self._context, initializer=_follow_parent
+            )
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(function, item))
+                if len(waiting) >= AHEAD * self._jobs:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-        finished = True
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a worker process was killed, for want of memory perhaps; try fewer --jobs"
-        ) from error
-    finally:
-        if not finished:  # Ctrl-C is answered at once; half-written files have no name yet.
-            for worker in context.workers:
-                worker.terminate()
-        pool.shutdown(cancel_futures=True)
-        del pool, waiting  # Their semaphores go now, not with the process.
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker process was killed, for want of memory perhaps; try fewer --jobs"
+            ) from error
 
 
 class _Context(SpawnContext):
