@@ -110,12 +110,11 @@ def timed(function, *arguments, **options) -> tuple[float, float]:
     return time.perf_counter() - clock, time.process_time() - process
 
 
-def compare_speed(table: Path, studies: int, repeats: int, jobs: int) -> None:
+def compare_speed(table: Path, studies: int, repeats: int) -> None:
     """Print the seconds of each in turn, and the ratios of the medians."""
     ways = {
         "plain loop": plain_loop,
         "convert": convert,
-        f"convert --jobs {jobs}": lambda table, out: convert(table, out, jobs=jobs),
         "examine": examine_all,
         "read_study": read_all,
     }
@@ -136,17 +135,33 @@ def compare_speed(table: Path, studies: int, repeats: int, jobs: int) -> None:
     print(f"convert / plain loop, on the clock: {clock['convert'] / clock['plain loop']:.2f}")
     print(f"the same in processor time: {process['convert'] / loop:.2f}")
     print(f"the same less the checks of lint: {(process['convert'] - checks) / loop:.2f}")
-    many = clock[f"convert --jobs {jobs}"]
-    print(f"convert / convert --jobs {jobs}, its start included: {clock['convert'] / many:.2f}")
+
+
+def compare_jobs(few: Path, many: Path, more: int, repeats: int, jobs: int) -> None:
+    """Print what each further study takes with one process and with `jobs`, their start aside."""
+    seconds = {}
+    for _ in range(repeats):
+        for number in (1, jobs):
+            for table in (few, many):
+                with tempfile.TemporaryDirectory() as folder:
+                    taken, _ = timed(convert, table, Path(folder) / "out", jobs=number)
+                    seconds.setdefault((number, table), []).append(taken)
+    middle = {key: statistics.median(times) for key, times in seconds.items()}
+    each = {number: (middle[number, many] - middle[number, few]) / more for number in (1, jobs)}
+    print(f"a further study: {1e3 * each[1]:.0f} ms, with --jobs {jobs} {1e3 * each[jobs]:.0f} ms")
+    print(f"--jobs {jobs} is {each[1] / each[jobs]:.2f} times as fast")
 
 
 MEASURE = """
-import json, resource, sys
+import json, re, resource, sys
+from pathlib import Path
 from tfrecord_tools.conversion import convert
 if __name__ == "__main__":
     convert(sys.argv[1], sys.argv[2], jobs=int(sys.argv[3]))
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    print(json.dumps([resource.getrusage(who).ru_maxrss / 1024 for who in whose]))
+    # Not ru_maxrss, which begins with the memory of the process that started this one.
+    own = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(json.dumps([own / 1024, worker / 1024]))
 """
 
 
@@ -192,7 +207,10 @@ def main() -> None:
             print("no studies named, and STROKESEG_TEST_DATA is not set: speed is not measured")
         else:
             table = write_variants(arguments.source, folder / "cohort", arguments.studies)
-            compare_speed(table, arguments.studies, arguments.repeats, arguments.jobs)
+            compare_speed(table, arguments.studies, arguments.repeats)
+            more = 4 * arguments.studies
+            many = write_variants(arguments.source, folder / "many", arguments.studies + more)
+            compare_jobs(table, many, more, arguments.repeats, arguments.jobs)
         compare_memory(folder, arguments.small, arguments.jobs)
 
 
