@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from strokeseg_tf.cli import main
 from tfrecord_tools.conversion import convert
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.extraction import extract
@@ -58,6 +59,24 @@ def test_what_was_extracted_converts_to_the_same_records(shards, tmp_path):
     info = convert(out / "studies.csv", tmp_path / "again").info
     for name, shard in info.shards.items():
         assert (tmp_path / "again" / name).read_bytes() == (shards / name).read_bytes(), shard
+
+
+def test_a_resampled_adc_is_told_and_all_else_comes_back_equal(cohort, tmp_path, capsys):
+    home = shutil.copytree(cohort, tmp_path / "home" / "cohort")
+    (source,) = (f for f in read_table(home / "studies.csv") if f.study == "phantom-002")
+    image = nib.load(source.images["adc"])
+    nib.save(image.slicer[:, :, :-1], source.images["adc"])
+    for (_, modality), path in source.masks.items():
+        if modality == "adc":
+            nib.save(nib.load(path).slicer[:, :, :-1], path)
+    convert(home / "studies.csv", tmp_path / "shards")
+    command = ["inspect", str(tmp_path / "shards"), "--extract", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "the ADC of 1 of 8 studies was resampled at conversion" in capsys.readouterr().err
+    (found,) = (f for f in read_table(tmp_path / "out/studies.csv") if f.study == "phantom-002")
+    dwi, grid = read_volume(found.images["dwi"])
+    np.testing.assert_array_equal(dwi, read_volume(source.images["dwi"])[0])
+    assert read_volume(found.images["adc"])[1].agrees(grid)
 
 
 def test_extraction_is_whole_or_not_at_all(shards, tmp_path):

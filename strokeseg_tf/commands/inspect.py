@@ -40,8 +40,8 @@ def run(arguments):
         moved = sum(bool(study.get("adc_resampled")) for study in info.studies.values())
         if moved:
             remark(
-                f"the ADC of {moved} studies was resampled at conversion: it is written on the "
-                "grid of DWI, not its own; all else equals the source"
+                f"the ADC of {moved} of {len(info.studies)} studies was resampled at conversion: "
+                "it is written on the grid of DWI, not its own; all else equals the source"
             )
     if arguments.json:
         return
