@@ -4,6 +4,7 @@ import os
 import string
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,7 +69,13 @@ def nasty_table(cohort, tmp_path_factory):
     lines = ["study,adc,dwi,mask_adc_../../rater,patient"]
     for number, name in enumerate(NASTY):
         files = sources[number % len(sources)]
-        paths = [*files.images.values(), next(iter(files.masks.values()))]
+        paths = [next(iter(files.masks.values()))]
+        for modality, source in reversed(files.images.items()):
+            image = nibabel.load(source)
+            voxels = np.array(image.dataobj)
+            voxels[0, 0, 0] = number  # No image stands under two ids.
+            paths.insert(0, home / f"{number}_{modality}.nii.gz")
+            nibabel.save(nibabel.Nifti1Image(voxels, image.affine), paths[0])
         row = [name, *map(str, paths), f"../{name}"]
         lines.append(",".join('"' + cell.replace('"', '""') + '"' for cell in row))
     (home / "studies.csv").write_text("\n".join(lines), encoding="utf-8")
