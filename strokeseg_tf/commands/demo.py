@@ -1,6 +1,6 @@
 """`strokeseg-tf demo`: the whole chain on a phantom cohort."""
 
-HELP = "the whole chain on a phantom cohort, in under 5 minutes on two cores"
+HELP = "the whole chain on a phantom cohort, in minutes on two cores"
 EXAMPLES = """\
   strokeseg-tf demo
   strokeseg-tf demo --out somewhere/
