@@ -9,8 +9,8 @@ from strokeseg_tf.cli import build_parser
 from strokeseg_tf.console import remark
 from tfrecord_tools.atomic import new_folder
 
-#: As many phantoms and epochs as two cores get through in under five minutes. The matrix is the
-#: preset's own size: nothing is resized, and phantoms of 256 would take five times as long to make.
+#: As many phantoms and epochs as two good cores get through in under five minutes. The matrix is
+#: the preset's own size: nothing is resized, and 256 would take five times as long to make.
 STUDIES, CONTROLS, MATRIX, EPOCHS = 130, 11, 112, 9
 SPLIT = "train=0.75,validation=0.1,test=0.15"
 

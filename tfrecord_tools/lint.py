@@ -1,14 +1,10 @@
 """What is wrong or remarkable about studies, before anything is made of them."""
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import multiprocessing
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +17,7 @@ from tfrecord_tools.layouts import find_studies
 from tfrecord_tools.reading import Reading, read_files
 from tfrecord_tools.study import Study, build_study
 from tfrecord_tools.study_files import StudyFiles
+from tfrecord_tools.workers import Processes
 
 #: A check by the code of what it finds: a function of a `Reading` that yields (severity, file,
 #: message, remedy). What makes a study unreadable, for prediction too, is found by
@@ -179,28 +176,18 @@ def lint(
         raise InputError(f"jobs must be at least 1, received {jobs}; use --jobs 1 or more")
     studies = find_studies(source, layout)
     found, contents = {}, {}
-    with contextlib.closing(_examine_all(studies, adc_unit, jobs)) as results:
-        for files, (findings, content) in zip(studies, results, strict=True):
-            found[files.study], contents[files.study] = findings, content
-            if on_study:
-                on_study(len(found), len(studies))
+    look = functools.partial(_look, adc_unit=adc_unit)
+    try:
+        with Processes(jobs) as execute:
+            for files, (findings, content) in zip(studies, execute(look, studies), strict=True):
+                found[files.study], contents[files.study] = findings, content
+                if on_study:
+                    on_study(len(found), len(studies))
+    except ChildProcessError as error:
+        raise InputError(str(error)) from error
     for finding in find_duplicates(contents):
         found[finding.study] = by_severity([*found[finding.study], finding])
     return LintReport(tuple(found), tuple(f for findings in found.values() for f in findings))
-
-
-def _examine_all(studies: Iterable[StudyFiles], adc_unit: str, jobs: int) -> Iterator[tuple]:
-    """Findings and content of each study in order, from `jobs` processes."""
-    look = functools.partial(_look, adc_unit=adc_unit)
-    if jobs == 1:
-        yield from map(look, studies)
-        return
-    # Spawned, not forked: a caller with threads (TensorFlow) must not be copied half-way.
-    context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the workers too, but one answer is enough: they finish the study they read.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with concurrent.futures.ProcessPoolExecutor(jobs, context, signal.signal, ignore) as pool:
-        yield from pool.map(look, studies)
 
 
 def _look(files: StudyFiles, adc_unit: str) -> tuple[tuple[Finding, ...], Mapping[str, str]]:
