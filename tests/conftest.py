@@ -1,6 +1,10 @@
 """What the tests share: quiet imports, a phantom cohort, its shards, and the real cases."""
 
 import os
+import signal
+
+# Started in the background, a shell's children ignore Ctrl-C, and so would those of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
