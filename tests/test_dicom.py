@@ -415,7 +415,7 @@ def test_studies_of_a_patient_share_him_and_keep_their_names(tmp_path):
             seed=number,
             study=study,
             PatientID=patient,
-            PatientName=patient,
+            PatientName=f"{patient}^{number}",  # However a name is spelt.
         )
     report = convert_dicom(tmp_path / "in", tmp_path / "out")
     assert len(report.studies) == 3 and "2 patients" in " ".join(report.remarks)
@@ -463,6 +463,9 @@ def test_copies_of_files_count_once(tmp_path):
     one = convert_dicom(tmp_path / "in", tmp_path / "one", on_step=lambda *step: steps.append(step))
     assert steps == sorted(steps) and steps[0] == (1, 36) and steps[-1] == (36, 36)
     shutil.copytree(tmp_path / "in" / "s2", tmp_path / "in" / "again")
+    for path in sorted((tmp_path / "in" / "s2").iterdir()):  # The first copies by path are cut.
+        (tmp_path / "in" / "a-cut" / path.name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / "a-cut" / path.name).write_bytes(path.read_bytes()[:-40])
     two = convert_dicom(tmp_path / "in", tmp_path / "two")
     assert two.studies == one.studies
 
@@ -626,6 +629,22 @@ def test_a_failing_program_fails_the_series(tmp_path, script, message):
     (tmp_path / "work").mkdir()
     with pytest.raises(ConversionFailed, match=message):
         convert_series(series, tmp_path / "work", program=str(program), timeout_s=1)
+
+
+def test_what_dcm2niix_leaves_beside_a_diffusion_series_is_no_adc_map(tmp_path):
+    write_study(tmp_path / "in", with_adc=False)
+    series = next(s for s in group_series(find_dicom(tmp_path / "in").files) if s.kind != "adc")
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in ("image", "image_ADC"):
+        nibabel.save(nibabel.Nifti1Image(images()[0], np.eye(4)), made / f"{name}.nii")
+    (made / "image.json").write_text("{}")
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; cp "{made}"/* "$2"\n')
+    program.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    found = convert_series(series, tmp_path / "work", program=str(program), timeout_s=60)
+    assert [volumes.kind for volumes in found] == ["weighted"]
 
 
 def test_nothing_is_replaced_unasked_and_no_source_at_all(tmp_path):

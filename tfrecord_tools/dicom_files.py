@@ -125,7 +125,9 @@ def find_dicom(source: Path, on_file: Callable[[int, int], None] | None = None) 
         except Exception:  # pydicom raises many kinds over a damaged file.
             found = "damaged"
         if isinstance(found, DicomFile):
-            files.setdefault((found.study, found.series, found.instance or number), found)
+            key = (found.study, found.series, found.instance or number)
+            if key not in files or (files[key].truncated and not found.truncated):
+                files[key] = found
         elif found == "damaged":
             damaged.append(number)
         elif found == "other":
@@ -198,10 +200,16 @@ def _describe(header: Dataset, path: Path, size: int) -> DicomFile:
         b_values, isotropic = [find_b_value(header)], is_directionless(header)
     name = str(header.get("PatientName", "")).replace("^", " ").casefold().split()
     study = str(header.get("StudyInstanceUID", ""))
-    patient = (str(header.get("PatientID", "")).strip(), " ".join(name))
+    identity = str(header.get("PatientID", "")).strip()
+    # A name is spelt in many ways: with an id it tells nothing more, and could only part studies
+    # of one patient, who would then stand in two splits.
+    if identity:
+        patient = ("id", str(header.get("IssuerOfPatientID", "")).strip(), identity)
+    else:
+        patient = ("name", " ".join(name) or study)
     return DicomFile(
         path,
-        patient=patient if any(patient) else ("", "", study),
+        patient=patient,
         study=(*patient, study),
         series=str(header.get("SeriesInstanceUID", "")),
         instance=str(header.get("SOPInstanceUID", "")),

@@ -119,7 +119,13 @@ def convert_series(
 
 
 def _read(series: Series, path: Path) -> Iterator[Volumes]:
-    """The volumes of one image that dcm2niix wrote; none of a map in colour or of phases."""
+    """The volumes of one image that dcm2niix wrote; none of a map in colour or of phases.
+
+    Of some diffusion series dcm2niix writes a second image, called `_ADC`, which may hold anything
+    that has no direction, b = 0 and trace included: it is no ADC map and is not looked at.
+    """
+    if series.kind != "adc" and path.stem.endswith("_ADC"):
+        return
     facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8", errors="replace"))
     image = nibabel.load(path)
     stack = np.asanyarray(image.dataobj)
@@ -128,7 +134,7 @@ def _read(series: Series, path: Path) -> Iterator[Volumes]:
     stack = stack.reshape(*stack.shape[:3], -1)
     if stack.shape[2] < 2 or "PHASE" in (facts.get("ImageType") or ()):
         return
-    if series.kind == "adc" or path.stem.endswith("_ADC"):
+    if series.kind == "adc":
         parts = [("adc", None, True, [0])]
     else:
         parts = [("weighted", *shell) for shell in _shells(series, path, stack.shape[3])]
