@@ -5,16 +5,17 @@ works on plain numpy arrays; TensorFlow is not needed.
 
 Voxels    Dice 2|R & P| / (|R| + |P|), precision |R & P| / |P|, sensitivity |R & P| / |R|.
 Volumes   voxel count times the product of the spacing, in ml; the difference is absolute.
-Lesions   components with 26-connectivity. The count difference is absolute. A reference lesion is
-          found (tp, else fn) when one of its voxels is predicted; a predicted lesion that touches
-          no reference voxel is an fp. F1 = tp / (tp + (fp + fn) / 2); no one-to-one matching.
+Lesions   connected components. The count difference is absolute. A reference lesion that matches a
+          predicted one is found (tp, else fn); a predicted lesion that matches none is an fp.
+          F1 = tp / (tp + (fp + fn) / 2).
 Surfaces  S(M): voxels of M with at least one of their 6 face neighbours outside M; beyond the image
           counts as outside. d(a, B): distance in mm from the centre of voxel a to the nearest voxel
           centre in S(B). HD95 is the larger of the two directed 95th percentiles (linear
           interpolation) of d; ASSD is the mean of d over S(R) and S(P) together.
           Both are NaN where either mask is empty, under every convention.
 
-What an empty mask scores for the rest is the choice of a `Convention`.
+What an empty mask scores for the rest, what is connected and what matches is the choice of a
+`strokeseg_tf.evaluation.conventions.Convention`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,66 +26,11 @@ from math import isfinite, nan, prod
 import cc3d
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial import cKDTree
 
+from strokeseg_tf.evaluation.conventions import CONVENTIONS, Convention, find_convention
+from strokeseg_tf.evaluation.surfaces import surface_distances
 
-@dataclass(frozen=True)
-class Convention:
-    """What the ratios score where they would be 0/0, and the connectivity of a lesion.
-
-    Attributes:
-        name: key in `CONVENTIONS`.
-        description: one sentence for reports.
-        dice_both_empty: Dice of an empty prediction on an empty reference.
-        lesion_f1_both_empty: lesion-wise F1 in that same case.
-        ratio_both_empty: precision and sensitivity in that same case.
-        ratio_one_empty: precision of an empty prediction on a lesion, and sensitivity of a
-            prediction where the reference is empty. (Dice and F1 are 0 there by formula.)
-        connectivity: 6, 18 or 26 neighbours join voxels to one lesion.
-    """
-
-    name: str
-    description: str
-    dice_both_empty: float
-    lesion_f1_both_empty: float
-    ratio_both_empty: float
-    ratio_one_empty: float
-    connectivity: int = 26
-
-
-_SURFACES = "HD95 and ASSD are undefined (left out of means) where either mask is empty."
-
-CONVENTIONS: dict[str, Convention] = {
-    "isles22": Convention(
-        "isles22",
-        "ISLES'22 challenge: reference and prediction both empty score 1 in Dice, precision, "
-        f"sensitivity and lesion F1, one of them empty scores 0; 26-connected lesions. {_SURFACES}",
-        dice_both_empty=1.0,
-        lesion_f1_both_empty=1.0,
-        ratio_both_empty=1.0,
-        ratio_one_empty=0.0,
-    ),
-    "paper": Convention(
-        "paper",
-        "As the paper's authors computed it: reference and prediction both empty score Dice 1 but "
-        "precision 0 and sensitivity 0 (lesion F1, which they do not report, 1 as in ISLES'22); "
-        f"one of them empty scores 0; 26-connected lesions. {_SURFACES}",
-        dice_both_empty=1.0,
-        lesion_f1_both_empty=1.0,
-        ratio_both_empty=0.0,
-        ratio_one_empty=0.0,
-    ),
-    "nnunet": Convention(
-        "nnunet",
-        "As nnU-Net: every 0/0 is undefined and left out of means: Dice and lesion F1 where both "
-        "masks are empty, precision where the prediction is, sensitivity where the reference is; "
-        f"26-connected lesions. {_SURFACES}",
-        dice_both_empty=nan,
-        lesion_f1_both_empty=nan,
-        ratio_both_empty=nan,
-        ratio_one_empty=nan,
-    ),
-}
+__all__ = ["CONVENTIONS", "METRICS", "SCORE_KEYS", "as_mask", "find_convention", "scores"]
 
 
 def scores(
@@ -92,6 +38,8 @@ def scores(
     prediction: ArrayLike,
     spacing_mm: Sequence[float],
     convention: str = "isles22",
+    *,
+    keys: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Scores a predicted lesion mask against a reference mask.
 
@@ -99,24 +47,31 @@ def scores(
         reference: 3-D mask, bool or numbers that are exactly 0 and 1, any axis order.
         prediction: mask of the same shape and axis order.
         spacing_mm: voxel size in mm along the three axes of the arrays, in their order.
-        convention: key of `CONVENTIONS`: what empty masks score.
+        convention: key of `CONVENTIONS`.
+        keys: which of `SCORE_KEYS` to compute, all by default.
 
     Returns:
-        `SCORE_KEYS` in order: `dice`, `precision`, `sensitivity`, `lesion_f1` in [0, 1];
-        `lesion_count_difference` a whole number >= 0; volumes in ml, `hd95_mm` and `assd_mm`
-        in mm. NaN where the convention leaves a score undefined.
+        The scores in the order of `keys`: `dice`, `precision`, `sensitivity`, `lesion_f1` in
+        [0, 1]; `lesion_count_difference` a whole number >= 0; volumes in ml, `hd95_mm` and
+        `assd_mm` in mm. NaN where the convention leaves a score undefined.
 
     Raises:
-        ValueError: unknown convention; masks not 3-D, not of one shape, or with anything but 0
-            and 1 (NaN, probabilities); spacing other than three positive numbers.
+        ValueError: unknown convention or key; masks not 3-D, not of one shape, or with anything
+            but 0 and 1 (NaN, probabilities); spacing other than three positive numbers.
     """
+    keys = SCORE_KEYS if keys is None else keys
+    unknown = sorted(set(keys) - set(SCORE_KEYS))
+    if unknown:
+        raise ValueError(
+            f"keys must be among {', '.join(SCORE_KEYS)}. Received {', '.join(unknown)}."
+        )
     pair = _pair(reference, prediction, spacing_mm, convention)
-    return {key: float(metric(pair)) for key, metric in METRICS.items()}
+    return {key: float(METRICS[key](pair)) for key in keys}
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two masks, bool and equal in shape, cropped to the box around their union."""
+    """Two masks, bool and equal in shape: the box around their union in a rim of background."""
 
     reference: np.ndarray
     prediction: np.ndarray
@@ -135,28 +90,26 @@ class _Pair:
 
     @cached_property
     def lesions(self) -> tuple[int, int, int, int]:
-        """Reference lesions, those found; predicted lesions, those that touch a reference."""
-        reference, n_reference = self._label(self.reference)
-        prediction, n_predicted = self._label(self.prediction)
-        found = len(np.unique(reference[self.both]))
-        touching = len(np.unique(prediction[self.both]))
-        return n_reference, found, n_predicted, touching
+        """Reference lesions, those that match; predicted lesions, those that match."""
+        masks, connectivity = (self.reference, self.prediction), self.convention.connectivity
+        # The rim counts here too: on boxes one voxel wide cc3d 4.1.1 raises or miscounts.
+        labels = [cc3d.connected_components(mask, connectivity=connectivity) for mask in masks]
+        sizes = [
+            np.bincount(label[mask], minlength=1) for label, mask in zip(labels, masks, strict=True)
+        ]
+        n_reference, n_predicted = (len(voxels) - 1 for voxels in sizes)
+        shared = [label[self.both].astype(np.int64) for label in labels]
+        codes, overlaps = np.unique(shared[0] * (n_predicted + 1) + shared[1], return_counts=True)
+        lesions, guesses = np.divmod(codes, n_predicted + 1)
+        unions = sizes[0][lesions] + sizes[1][guesses] - overlaps
+        match = overlaps >= self.convention.lesion_iou * unions
+        found, true = len(np.unique(lesions[match])), len(np.unique(guesses[match]))
+        return n_reference, found, n_predicted, true
 
     @cached_property
-    def surface_distances(self) -> tuple[np.ndarray, np.ndarray]:
-        """d(S(R), P) and d(S(P), R) in mm, 1-D; both empty where either mask is."""
-        if not (self.counts[0] and self.counts[1]):
-            return np.empty(0), np.empty(0)
-        reference = np.argwhere(_surface(self.reference)) * self.spacing_mm
-        prediction = np.argwhere(_surface(self.prediction)) * self.spacing_mm
-        return _nearest(reference, prediction), _nearest(prediction, reference)
-
-    def _label(self, mask: np.ndarray) -> tuple[np.ndarray, int]:
-        # Padded: cc3d 4.1.1 raises, or miscounts, on boxes one voxel wide along two axes.
-        labels, n = cc3d.connected_components(
-            np.pad(mask, 1), connectivity=self.convention.connectivity, return_N=True
-        )
-        return labels[1:-1, 1:-1, 1:-1], n
+    def distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """d(S(R), P) and d(S(P), R) in mm, 1-D; no elements where either mask is empty."""
+        return surface_distances(self.reference, self.prediction, self.spacing_mm)
 
 
 def _pair(
@@ -171,15 +124,7 @@ def _pair(
     if len(spacing) != 3 or not all(isfinite(size) and size > 0 for size in spacing):
         raise ValueError(f"spacing_mm must be three positive numbers. Received {spacing_mm}.")
     box = _box(reference | prediction)
-    return _Pair(reference[box], prediction[box], spacing, find_convention(convention))
-
-
-def find_convention(name: str) -> Convention:
-    """Returns `CONVENTIONS[name]`; an unknown name raises a ValueError that lists the known."""
-    if name not in CONVENTIONS:
-        known = ", ".join(CONVENTIONS)
-        raise ValueError(f"convention must be one of {known}. Received {name!r}.")
-    return CONVENTIONS[name]
+    return _Pair(_cut(reference, box), _cut(prediction, box), spacing, find_convention(convention))
 
 
 def as_mask(array: ArrayLike, name: str) -> np.ndarray:
@@ -217,23 +162,11 @@ def _box(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """Voxels that a 6-connected erosion takes away. Shifted views are faster than scipy's."""
-    padded = np.pad(mask, 1)
-    inside = mask.copy()
-    for axis in range(3):
-        for start in (0, 2):
-            window = [slice(1, -1)] * 3
-            window[axis] = slice(start, start + mask.shape[axis])
-            inside &= padded[tuple(window)]
-    return mask & ~inside
-
-
-def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Distance from each of (n, 3) points to the nearest of (m, 3) others, in their unit."""
-    # Points of a grid: balancing the tree costs more than it saves.
-    tree = cKDTree(others, balanced_tree=False, compact_nodes=False)
-    return tree.query(points)[0]
+def _cut(mask: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+    """The box of a mask, C-contiguous, in a rim of background one voxel wide."""
+    cut = np.zeros([part.stop - part.start + 2 for part in box], bool)
+    cut[1:-1, 1:-1, 1:-1] = mask[box]
+    return cut
 
 
 def _ratio(overlap: int, size: int, other_size: int, convention: Convention) -> float:
@@ -272,12 +205,12 @@ def _lesion_f1(pair: _Pair) -> float:
 
 
 def _hd95_mm(pair: _Pair) -> float:
-    outward, inward = pair.surface_distances
+    outward, inward = pair.distances
     return max(np.percentile(outward, 95), np.percentile(inward, 95)) if outward.size else nan
 
 
 def _assd_mm(pair: _Pair) -> float:
-    distances = np.concatenate(pair.surface_distances)
+    distances = np.concatenate(pair.distances)
     return distances.mean() if distances.size else nan
 
 
