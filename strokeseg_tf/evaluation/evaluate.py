@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from strokeseg_tf.evaluation.agreement import rater_agreement
-from strokeseg_tf.evaluation.figures import Figure, dice_figure, overlay_figure
+from strokeseg_tf.evaluation.browser import StudyView, study_view
+from strokeseg_tf.evaluation.contours import overlay_figure
+from strokeseg_tf.evaluation.figures import Figure
+from strokeseg_tf.evaluation.plots import dice_figure
 from strokeseg_tf.evaluation.report import write_report
 from strokeseg_tf.evaluation.scores import find_convention, scores
 from strokeseg_tf.evaluation.table import (
@@ -109,6 +112,8 @@ def evaluate_cases(
         found = _Findings()
         for case in cases:
             found.add(case, runs, convention)
+            if case.images:
+                found.views.append(study_view(case))
             if len(found.figures) < overlays and case.images:
                 found.figures.append(_draw_case(case, folder / "figures", len(found.figures) + 1))
         if not found.rows:
@@ -128,6 +133,7 @@ class _Findings:
     rows: list[Row] = field(default_factory=list)
     agreement: list[Row] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    views: list[StudyView] = field(default_factory=list)
     studies: set[str] = field(default_factory=set)
 
     def add(self, case: Case, runs: Mapping[str, str], convention: str) -> None:
@@ -262,4 +268,11 @@ def _write(
     (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
     (folder / "table1.md").write_text(table1_markdown(summary), encoding="utf-8")
     drawn = [dice, *found.figures]
-    write_report(folder, summary=summary, rows=found.rows, figures=drawn, settings=settings)
+    write_report(
+        folder,
+        summary=summary,
+        rows=found.rows,
+        figures=drawn,
+        views=found.views,
+        settings=settings,
+    )

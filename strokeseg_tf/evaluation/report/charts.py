@@ -1,0 +1,2 @@
+def build_charts(summary, rows):
+    return {}
