@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from strokeseg_tf.evaluation.consensus import CONSENSUS
 from strokeseg_tf.evaluation.reliability import bland_altman, icc_absolute_agreement
 from strokeseg_tf.evaluation.scores import as_mask
 from strokeseg_tf.evaluation.table import CONTROL, rater_title
@@ -135,7 +136,7 @@ def study_agreement(
 
 def _comparisons(keys: Iterable[tuple[str, str]]) -> Iterator[tuple[dict[str, Any], tuple, tuple]]:
     """What to compare among (rater, modality) keys: labels of the comparison, and its two keys."""
-    keys = sorted(keys, key=lambda key: key[::-1])
+    keys = sorted(keys, key=lambda key: (key[1], _rank(key[0])))
     for one, other in combinations(keys, 2):
         if one[1] == other[1]:
             labels = {"kind": "raters", "modality": one[1], "rater": None}
@@ -144,6 +145,11 @@ def _comparisons(keys: Iterable[tuple[str, str]]) -> Iterator[tuple[dict[str, An
         if one[0] == other[0]:
             labels = {"kind": "modalities", "modality": None, "rater": one[0]}
             yield {**labels, "pair": [one[1], other[1]]}, one, other
+
+
+def _rank(name: str) -> tuple[bool, str]:
+    """Raters by name, then their consensus."""
+    return name in CONSENSUS, name
 
 
 def without_shared_masks(
@@ -189,8 +195,14 @@ def summarise_agreement(rows: Iterable[AgreementRow]) -> list[dict[str, Any]]:
     for row in rows:
         pools.setdefault(comparison_of(row), []).append(row)
     # In Fig. 2's order: the raters on each modality, then the modalities by each rater.
-    ordered = sorted(pools, key=lambda key: (key[0] != "raters", *map(str, key[1:])))
+    ordered = sorted(pools, key=_order)
     return [_summary_of(pools[key]) for key in ordered]
+
+
+def _order(comparison: tuple) -> tuple:
+    kind, modality, rater, pair = comparison
+    names = [name for name in (modality, rater, *pair) if name]
+    return kind != "raters", *map(_rank, names)
 
 
 def comparison_of(row: Mapping[str, Any]) -> tuple:

@@ -1,0 +1,212 @@
+"""Fig. 2 of the paper: how the kappas of a cohort spread over the bands of Landis and Koch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strokeseg_tf.evaluation.agreement import (
+    BANDS,
+    LANDIS_KOCH_BANDS,
+    AgreementRow,
+    comparison_of,
+)
+from strokeseg_tf.evaluation.figures import Figure, new_canvas
+from strokeseg_tf.evaluation.table import CONTROL, plus_minus
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+# Light to dark in grey too; the mean in Okabe and Ito's vermilion.
+_BLUES = ("#f0f4f8", "#dbe7f2", "#b9d3e8", "#8bb6d9", "#5594c4", "#1f6aa5")
+_INK, _MEAN, _EDGE = "#222222", "#D55E00", "#4c5a67"
+_BLUE = _BLUES[-1]
+_STRIP = 128.0  # where the points lie, on the axis of per cent
+_PANEL = (4.0, 2.45)  # inches
+_POINT = {
+    "linestyle": "", "marker": "o", "markersize": 4.5, "markerfacecolor": _BLUE,
+    "markeredgecolor": _INK, "markeredgewidth": 0.7,
+}  # fmt: skip
+_LINE = {"color": _MEAN, "linewidth": 1.4}
+
+
+def agreement_figure(
+    path: Path | str, rows: Sequence[AgreementRow], summary: Sequence[Mapping[str, Any]]
+) -> Figure:
+    """Draws a panel per comparison: the share of studies in each band, and a point per study.
+
+    Args:
+        path: PNG file to write, an SVG beside it.
+        rows: of `agreement.study_agreement`.
+        summary: of `agreement.summarise_agreement` over those rows; at least one entry.
+    """
+    edges = _edges([row["kappa"] for row in rows])
+    legend = _legend(
+        stroke_study=_POINT,
+        control=_POINT | {"markerfacecolor": "white"},
+        mean_of_stroke_studies=_LINE,
+    )
+    label = "Across: Cohen's kappa, in the bands of Landis and Koch"
+    with _panels(path, summary, label, legend) as panels:
+        for axes, entry in panels:
+            pool = [row for row in rows if comparison_of(row) == comparison_of(entry)]
+            _draw_bands(axes, entry, pool, edges)
+            _draw_points(axes, entry, pool)
+    means = "; ".join(
+        f"{entry['title']}: {plus_minus(entry['kappa']['mean'], entry['kappa']['sd'])}"
+        for entry in summary
+    )
+    return Figure(
+        Path(path),
+        "Agreement between raters and between modalities",
+        "Cohen's kappa. Bars: share of stroke studies in each band of Landis and Koch, with their "
+        "mean kappa. Points: studies, controls hollow. Line: mean over stroke studies.",
+        f"Bars of the share of studies per band of kappa. Mean kappa: {means}.",
+    )
+
+
+def volume_figure(
+    path: Path | str, rows: Sequence[AgreementRow], summary: Sequence[Mapping[str, Any]]
+) -> Figure:
+    """Draws a Bland-Altman panel of the lesion volumes per comparison; see `agreement_figure`."""
+    legend = _legend(
+        stroke_study=_POINT, bias=_LINE, limits_of_agreement=_LINE | {"linestyle": "--"}
+    )
+    label = "Across: mean of the two lesion volumes (ml). On the right: 95 % intervals"
+    with _panels(path, summary, label, legend) as panels:
+        for axes, entry in panels:
+            pool = [row for row in rows if comparison_of(row) == comparison_of(entry)]
+            _draw_volumes(axes, entry, [row for row in pool if row["group"] != CONTROL])
+    biases = "; ".join(
+        f"{entry['title']}: {_number(entry['volume_bland_altman']['bias'])} ml" for entry in summary
+    )
+    return Figure(
+        Path(path),
+        "Agreement of lesion volumes",
+        "Bland-Altman plots of the lesion volumes of stroke studies, first minus second. Line: "
+        "bias; dashes: limits of agreement (bias ± 1.96 sd); on the right their 95 % intervals.",
+        f"Bland-Altman plots of lesion volumes. Bias: {biases}.",
+    )
+
+
+@contextmanager
+def _panels(
+    path: Path | str, summary: Sequence[Mapping[str, Any]], label: str, legend: Sequence["Line2D"]
+) -> Iterator[list[tuple["Axes", Mapping[str, Any]]]]:
+    """An axes for each comparison, in two columns; the picture is saved at the end."""
+    columns = min(2, len(summary))
+    rows = ceil(len(summary) / columns)
+    with new_canvas(path, (_PANEL[0] * columns, _PANEL[1] * rows + 0.4)) as canvas:
+        grid = list(canvas.subplots(rows, columns, squeeze=False).flat)
+        for axes in grid[len(summary) :]:
+            axes.set_visible(False)
+        for axes, entry in zip(grid, summary, strict=False):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_title(entry["title"], fontsize=9.5, loc="left", weight="bold", pad=17)
+        look = {"loc": "outside lower center", "ncols": len(legend), "frameon": False}
+        canvas.legend(handles=legend, title=label, **look)
+        yield list(zip(grid, summary, strict=False))
+
+
+def _say(axes: "Axes", text: str) -> None:
+    """A line below an axes' title."""
+    place = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
+    axes.annotate(text, (0, 1), fontsize=8.5, color=_INK, **place)
+
+
+def _legend(**looks: Mapping[str, Any]) -> list["Line2D"]:
+    """Handles for a legend: what they look like by their label, spaces as `_`."""
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], label=name.replace("_", " "), **look) for name, look in looks.items()]
+
+
+def _edges(kappas: Sequence[float]) -> list[float]:
+    """Edges of the bands from left to right; "poor" is drawn where there is such a kappa."""
+    edges = [0.0, *(edge for edge, _ in LANDIS_KOCH_BANDS)]
+    lowest = min(kappas)
+    return [min(-0.2, lowest - 0.05), *edges] if lowest < 0 else edges
+
+
+def _draw_bands(axes: "Axes", entry: Mapping[str, Any], pool: Sequence, edges) -> None:
+    names, colours = BANDS[-(len(edges) - 1) :], _BLUES[-(len(edges) - 1) :]
+    look = {"fontsize": 7.5, "ha": "center", "va": "bottom", "color": _INK}
+    for name, colour, left, right in zip(names, colours, edges, edges[1:], strict=False):
+        inside = [r["kappa"] for r in pool if r["band"] == name and r["group"] != CONTROL]
+        share = 100 * len(inside) / max(entry["studies"], 1)
+        place, width = (left + right) / 2, (right - left) * 0.9
+        axes.bar(place, share, width, color=colour, edgecolor=_EDGE, linewidth=0.6)
+        text = f"{share:.0f} %\nκ {np.mean(inside):.2f}" if inside else "0 %"
+        axes.text(place, share + 2, text, **look)
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(0, _STRIP + 16), yticks=[0, 25, 50, 75, 100])
+    axes.set_ylabel("studies (%)", y=50 / (_STRIP + 16))
+    axes.spines["left"].set_bounds(0, 100)
+    axes.set_xticks(edges, [f"{edge:.1f}" for edge in edges], fontsize=8)
+    middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+    labels = [name.replace(" ", "\n") for name in names]
+    axes.set_xticks(middles, labels, minor=True, fontsize=7.5)
+    axes.tick_params(axis="x", which="minor", length=0, pad=17)
+
+
+def _draw_points(axes: "Axes", entry: Mapping[str, Any], pool: Sequence[AgreementRow]) -> None:
+    mean = entry["kappa"]["mean"]
+    if mean is not None:
+        axes.plot([mean, mean], [_STRIP - 13, _STRIP + 13], zorder=1, **_LINE)
+    kappa = np.array([row["kappa"] for row in pool])
+    control = np.array([row["group"] == CONTROL for row in pool])
+    # Golden-ratio steps spread the points evenly and the same way every time.
+    jitter = ((np.arange(len(pool)) * (sqrt(5) - 1) / 2) % 1 - 0.5) * 16
+    for chosen, face in ((~control, _BLUE), (control, "white")):
+        look = _POINT | {"markerfacecolor": face, "clip_on": False, "zorder": 3}
+        axes.plot(kappa[chosen], _STRIP + jitter[chosen], **look)
+    _say(axes, f"{entry['studies']} stroke studies, κ {plus_minus(mean, entry['kappa']['sd'])}")
+
+
+def _draw_volumes(axes: "Axes", entry: Mapping[str, Any], pool: Sequence[AgreementRow]) -> None:
+    found = entry["volume_bland_altman"]
+    first = np.array([row["first_volume_ml"] for row in pool])
+    second = np.array([row["second_volume_ml"] for row in pool])
+    axes.axhline(0, color="#999999", linewidth=0.6)
+    if found["sd"] is not None:
+        # Side by side: the intervals of a few studies overlap.
+        for name, style, place in (
+            ("lower", "--", 1.01),
+            ("bias", "-", 1.025),
+            ("upper", "--", 1.04),
+        ):
+            _draw_level(axes, found[name], found[f"{name}_ci"], style, place)
+    axes.plot((first + second) / 2, first - second, **_POINT, zorder=3)
+    axes.set(ylabel="difference (ml)")
+    _say(axes, f"{entry['studies']} stroke studies, {icc_text(entry['icc'])}")
+    axes.margins(x=0.12)
+
+
+def _draw_level(
+    axes: "Axes", value: float, interval: Sequence[float], style: str, place: float
+) -> None:
+    """A line across, its value, and at `place`, right of the axes, its interval."""
+    axes.axhline(value, linestyle=style, zorder=1, **_LINE)
+    across = axes.get_yaxis_transform()
+    look = {"fontsize": 7.5, "color": _INK, "va": "bottom", "ha": "right", "transform": across}
+    axes.text(0.99, value, f"{value:+.1f}", **look)
+    ends = np.abs(np.subtract(interval, value))[:, None]
+    bar = axes.errorbar(place, value, ends, color=_MEAN, capsize=2, linewidth=1, transform=across)
+    for part in (*bar[1], *bar[2]):
+        part.set_clip_on(False)
+    axes.update_datalim([(np.nan, end) for end in interval])
+
+
+def icc_text(icc: Mapping[str, Any]) -> str:
+    """ "ICC(2,1) 0.91 (0.80 to 0.96)", with what is defined of it."""
+    if icc["value"] is None:
+        return f"{icc['name']} undefined"
+    text = f"{icc['name']} {icc['value']:.2f}"
+    return text if icc["lower"] is None else f"{text} ({icc['lower']:.2f} to {icc['upper']:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
