@@ -298,6 +298,10 @@ def test_symmetry_and_bounds(reference, prediction, spacing):
     for key in same:
         assert there[key] == pytest.approx(back[key], nan_ok=True)
     assert there["precision"] == back["sensitivity"]
+    f1 = {"convention": "isles24", "keys": ("lesion_f1",)}
+    paired = scores(reference, prediction, spacing, **f1)
+    assert paired == scores(prediction, reference, spacing, **f1)
+    assert 0 <= paired["lesion_f1"] <= there["lesion_f1"]
     for key in ("dice", "precision", "sensitivity", "lesion_f1"):
         assert 0 <= there[key] <= 1
     assert all(value >= 0 or isnan(value) for value in there.values())
@@ -369,7 +373,10 @@ def test_inputs_are_left_alone():
         (SOME[0], SOME[0], (1, 1, 1), "3-D"),
         (SOME[:0], SOME[:0], (1, 1, 1), "with voxels"),
         (SOME, np.where(SOME, np.nan, 0), (1, 1, 1), "NaN"),
+        (np.where(SOME, np.nan, 0), SOME, (1, 1, 1), "reference must not hold NaN"),
+        (SOME, np.where(SOME, np.inf, 0), (1, 1, 1), "only 0 and 1"),
         (SOME, np.where(SOME, 0.7, 0.1), (1, 1, 1), "threshold"),
+        (np.where(SOME, 0.7, 0.1), SOME, (1, 1, 1), "reference must hold.*threshold"),
         (SOME, SOME * 2, (1, 1, 1), "only 0 and 1"),
         (SOME, SOME * 0.99999999977, (1, 1, 1), "only 0 and 1"),
         (SOME, SOME.astype(str), (1, 1, 1), "0/1 numbers"),
