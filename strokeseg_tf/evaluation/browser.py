@@ -16,7 +16,7 @@ from strokeseg_tf.evaluation.display import (
 )
 
 if TYPE_CHECKING:
-    from strokeseg_tf.evaluation.evaluate import Case
+    from strokeseg_tf.evaluation.case import Case
 
 TILE = 176  # longest side of a slice in a sheet, pixels
 _QUALITY = 72

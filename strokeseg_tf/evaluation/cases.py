@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from strokeseg_tf.evaluation.evaluate import SUMMARY, Case, evaluate_cases
+from strokeseg_tf.evaluation.case import Case
+from strokeseg_tf.evaluation.evaluate import SUMMARY, evaluate_cases
 from strokeseg_tf.runs import Run
 from tfrecord_tools.atomic import check_free
 from tfrecord_tools.errors import InputError

@@ -166,11 +166,15 @@ class Table1Row:
     cells: dict[tuple[str, str], tuple[float | None, float | None]]
     best: frozenset[tuple[str, str]] = frozenset()
 
-    def text(self, key: tuple[str, str]) -> str:
-        """The printed cell; the paper's raters are found whatever the case of the user's."""
+    def moments(self, key: tuple[str, str]) -> tuple[float | None, float | None]:
+        """Mean and sd; the paper's raters are found whatever the case of the user's."""
         rater, metric = key
         own = key if self.run is not None else (rater.lower(), metric)
-        return plus_minus(*self.cells.get(own, (None, None)))
+        return self.cells.get(own, (None, None))
+
+    def text(self, key: tuple[str, str]) -> str:
+        """The printed cell."""
+        return plus_minus(*self.moments(key))
 
 
 def table1_columns(summary: dict[str, Any]) -> list[tuple[str, str]]:
