@@ -74,22 +74,23 @@ def study_view(case: "Case") -> StudyView:
     if not case.images:
         raise ValueError(f"a study to browse must have an image. Received {case.study} with none.")
     display = RadiologicalView(case.affine, case.spacing_mm)
-    masks: dict[MaskKey, np.ndarray] = {}
-    for run, drawn in case.predictions.items():
-        masks |= {("run", run, modality): display(mask) for modality, mask in drawn.items()}
+    drawn: dict[MaskKey, np.ndarray] = {}
+    for run, by_modality in case.predictions.items():
+        drawn |= {("run", run, modality): mask for modality, mask in by_modality.items()}
     for (rater, modality), mask in sorted(case.references.items()):
-        masks["rater", rater, modality] = display(mask)
+        drawn["rater", rater, modality] = mask
     images = {modality: display(image) for modality, image in sorted(case.images.items())}
-    (bottom, top), (left, right) = head_limits([*images.values(), *masks.values()])
+    marked = [display(np.logical_or.reduce(list(drawn.values())))] if drawn else []
+    (bottom, top), (left, right) = head_limits([*images.values(), *marked])
     box = (slice(None), slice(max(top, 0), bottom + 1), slice(max(left, 0), right + 1))
-    masks = {key: mask[box] for key, mask in masks.items()}
+    masks = {key: np.ascontiguousarray(display(mask)[box]) for key, mask in drawn.items()}
     shape = next(iter(images.values()))[box].shape
     tile = _tile(shape, display.spacing_mm, TILE)
     pictures = {m: _pictures(image[box], grey_window(m, case.images[m]), tile)
                 for m, image in images.items()}  # fmt: skip
     brain = _brain(pictures.get("dwi", next(iter(pictures.values()))))
-    drawn = [mask for (kind, *_), mask in masks.items() if kind == "rater" and mask.any()]
-    lesion = lesion_by_slice(drawn or masks.values(), shape[0])
+    seen = [mask for (kind, *_), mask in masks.items() if kind == "rater" and mask.any()]
+    lesion = lesion_by_slice(seen or masks.values(), shape[0])
     across = int(np.ceil(np.sqrt(shape[0])))
     return StudyView(
         study=case.study,
@@ -152,9 +153,10 @@ def _pictures(
     from PIL import Image
 
     low, high = window
-    finite = np.nan_to_num(image, nan=low, posinf=high, neginf=low)
-    grey = np.clip((finite - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-    resampling = Image.Resampling.LANCZOS
+    # fmax and fmin, unlike clip, turn NaN into a number: black.
+    scaled = (image - np.float32(low)) * np.float32(255 / (high - low))
+    grey = np.fmin(np.fmax(scaled, 0), 255).astype(np.uint8)
+    resampling = Image.Resampling.HAMMING
     return [np.asarray(Image.fromarray(part).resize(tile, resampling)) for part in grey]
 
 

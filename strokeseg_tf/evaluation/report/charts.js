@@ -16,7 +16,8 @@ function themed(layout) {
   const result = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     font: {color: ink, family: "system-ui, sans-serif", size: 12},
-    margin: {l: 50, r: 12, t: 12, b: 48}, ...layout,
+    margin: {l: 50, r: 12, t: 30, b: 48},
+    modebar: {bgcolor: "rgba(0,0,0,0)", color: colourOf("--soft"), activecolor: ink}, ...layout,
   };
   for (const key of Object.keys(result).filter((name) => /^[xy]axis/.test(name))) {
     result[key] = {...axis, ...result[key]};
@@ -29,7 +30,7 @@ const plotlyOptions = {
   modeBarButtonsToRemove: ["select2d", "lasso2d", "sendDataToCloud"],
 };
 
-async function drawChart(figure, panels) {
+async function drawChart(figure, {caption, panels}) {
   let plotly;
   try {
     plotly = await loadPlotly();
@@ -38,8 +39,8 @@ async function drawChart(figure, panels) {
     return;
   }
   const picture = figure.querySelector(".picture");
-  const live = make("div", {className: "live"});
-  live.setAttribute("role", "img");
+  const live = make("div", {className: "plot"});
+  live.setAttribute("role", "group");
   live.setAttribute("aria-label", picture.querySelector("img").alt);
   let chosen = 0;
   const draw = () => {
@@ -51,8 +52,10 @@ async function drawChart(figure, panels) {
     select.addEventListener("change", () => { chosen = select.selectedIndex; draw(); });
     figure.prepend(make("div", {className: "tools"}, make("label", {}, "Show ", select)));
   }
-  picture.after(live);
+  picture.after(make("div", {className: "live"}, live,
+    make("p", {className: "note", textContent: caption})));
   picture.classList.add("replaced");
+  figure.querySelector("figcaption").classList.add("replaced");
   await draw();
   darkScreen.addEventListener("change", draw);
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from strokeseg_tf.evaluation.browser import StudyView
 from strokeseg_tf.evaluation.figures import Figure
+from strokeseg_tf.evaluation.panels import AGREEMENT
 from strokeseg_tf.evaluation.report import markup, sections, statistics
 from strokeseg_tf.evaluation.report.charts import build_charts
 from strokeseg_tf.evaluation.report.plotly import plotly_block
@@ -60,11 +61,22 @@ def write_report(
         sections.table1_section(summary),
         sections.controls_section(summary),
     ]
+    pictures = _by_heading(figures)
+    contours = [heading for heading in pictures if heading.startswith("Contours")]
+    tables = {
+        AGREEMENT: statistics.agreement_table(summary),
+        "Lesion size": statistics.sizes_table(summary),
+    }
+    headings = dict.fromkeys([*pictures, *(name for name, table in tables.items() if table)])
     after = [
-        *_figure_sections(figures, statistics.sizes_section(summary)),
-        statistics.agreement_section(summary),
+        *(
+            markup.section(heading, tables.get(heading, "") + pictures.get(heading, ""))
+            for heading in headings
+            if heading not in contours
+        ),
         statistics.statistics_section(summary),
         sections.scores_section(rows),
+        *(markup.section(heading, pictures[heading]) for heading in contours),
         sections.settings_section(settings),
         markup.data_block("charts", charts) if charts else "",
         plotly_block() if charts or views else "",
@@ -77,15 +89,11 @@ def write_report(
     return path
 
 
-def _figure_sections(figures: Sequence[Figure], sizes: str) -> list[str]:
-    parts: dict[str, list[str]] = {}
+def _by_heading(figures: Sequence[Figure]) -> dict[str, str]:
+    parts: dict[str, str] = {}
     for figure in figures:
-        parts.setdefault(figure.heading, []).append(_figure(figure))
-    made = []
-    for heading, pictures in parts.items():
-        inner = "".join(pictures) + (sizes if heading == "Lesion size" else "")
-        made.append(markup.section(heading, inner))
-    return made
+        parts[figure.heading] = parts.get(figure.heading, "") + _figure(figure)
+    return parts
 
 
 def _figure(figure: Figure) -> str:

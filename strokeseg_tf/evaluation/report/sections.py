@@ -64,7 +64,7 @@ def controls_section(summary: Mapping[str, Any]) -> str:
 
 def scores_section(rows: Sequence[Row]) -> str:
     """Every row of the score table, to be sorted."""
-    titles = [f'<button type="button">{escape(_title(name))}</button>' for name in COLUMNS]
+    titles = [f'<button type="button">{escape(column_title(name))}</button>' for name in COLUMNS]
     heads = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = "".join(_score_row(row) for row in rows)
     sheet = f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
@@ -83,11 +83,11 @@ def _score_row(row: Row) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _title(column: str) -> str:
+def column_title(column: str) -> str:
     """A column's name for people, its unit in brackets."""
     for unit in ("ml", "mm"):
         if column.endswith(f"_{unit}"):
-            return f"{_title(column.removesuffix(f'_{unit}'))} ({unit})"
+            return f"{column_title(column.removesuffix(f'_{unit}'))} ({unit})"
     words = column.replace("_", " ")
     return words.upper() if words in ("hd95", "assd") else words.replace(" f1", " F1")
 

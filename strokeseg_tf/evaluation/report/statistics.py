@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from strokeseg_tf.evaluation.report import markup
+from strokeseg_tf.evaluation.report.sections import column_title
 from strokeseg_tf.evaluation.table import rater_title
 
 Record = Mapping[str, Any]
@@ -50,8 +51,8 @@ def pair_title(pair: Sequence[str] | None) -> str:
     return " and ".join(rater_title(name) for name in pair or ())
 
 
-def agreement_section(summary: Record) -> str:
-    """Agreement of raters and of modalities, one line a comparison."""
+def agreement_table(summary: Record) -> str:
+    """Agreement of raters and of modalities, one line a comparison; or nothing."""
     records = summary.get("agreement_summary") or []
     if not records:
         return ""
@@ -69,13 +70,13 @@ def agreement_section(summary: Record) -> str:
         body.append(markup.cells(cells))
     names = {(record.get("icc") or {}).get("name") for record in records} - {None}
     said = (
-        "Voxel-wise Cohen's kappa and Dice per study, mean ± standard deviation; two empty masks "
-        "agree (1). The columns from poor to almost perfect count studies per band of Landis and "
-        "Koch (1977). Limits of agreement after Bland and Altman: bias ± 1.96 sd."
+        "Voxel-wise Cohen's kappa and Dice per study, mean ± standard deviation over stroke "
+        "studies; two empty masks agree (1). The columns from poor to almost perfect count "
+        "studies per band of Landis and Koch (1977). Limits of agreement "
+        "after Bland and Altman: bias ± 1.96 sd."
     )
     said += f" ICC is {', '.join(sorted(names))}." if names else ""
-    inner = markup.table("Agreement", titles, body) + markup.note(said)
-    return markup.section("Agreement between raters and between modalities", inner)
+    return markup.table("Agreement", titles, body) + markup.note(said)
 
 
 def statistics_section(summary: Record) -> str:
@@ -87,11 +88,16 @@ def statistics_section(summary: Record) -> str:
         _intervals(statistics.get("intervals") or []),
     ]
     inner = "".join(part for part in parts if part)
-    return markup.section("Statistics", inner) if inner else ""
+    if not inner:
+        return ""
+    methods = statistics.get("methods") or []
+    if methods:
+        methods = f'<div class="note">{markup.bullets(methods)}</div>'
+    return markup.section("Statistics", inner + (methods or ""))
 
 
-def sizes_section(summary: Record) -> str:
-    """Scores by the size of the lesion."""
+def sizes_table(summary: Record) -> str:
+    """Scores by the size of the lesion, or nothing."""
     records = (summary.get("statistics") or {}).get("sizes") or []
     if not records:
         return ""
@@ -139,25 +145,24 @@ def _tests(title: str, records: Iterable[Record] | None, names: Any) -> str:
     titles = ["Modality", "Rater", "Metric", "First", "Second", "n"]
     titles += ["Mean difference [95 % CI]", "d_z", "t (df)", "p", "p (Holm)"]
     titles += ["Wilcoxon W", "p", "p (Holm)"]
-    said = (
-        "Paired, two-sided. Difference: first less second. d_z: mean difference by its standard "
-        "deviation. Holm: corrected for all tests of this table's family."
-    )
-    return f"<h3>{title}</h3>" + markup.table(title, titles, body) + markup.note(said)
+    return f"<h3>{title}</h3>" + markup.table(title, titles, body)
 
 
 def _intervals(records: Sequence[Record]) -> str:
     if not records:
         return ""
-    body = []
+    metrics = list(dict.fromkeys(record["metric"] for record in records))
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
     for record in records:
-        metric = str(record["metric"]).replace("_", " ")
-        range_ = _with_interval(record["mean"], record["lower"], record["upper"], 3)
-        body.append(markup.cells([*_who(record), metric, str(record["n"]), range_]))
-    titles = ["Run", "Modality", "Rater", "Metric", "n", "Mean [95 % CI]"]
-    methods = ", ".join(sorted({record["method"] for record in records if record.get("method")}))
-    inner = "<h3>Confidence intervals</h3>" + markup.table("Confidence intervals", titles, body)
-    return inner + (markup.note(f"Method: {methods}.") if methods else "")
+        numbers = record["mean"], record["lower"], record["upper"]
+        lines.setdefault(tuple(_who(record)), {})[record["metric"]] = _with_interval(*numbers)
+    body = [
+        markup.cells([*who, *(line.get(metric, _DASH) for metric in metrics)])
+        for who, line in lines.items()
+    ]
+    titles = ["Run", "Modality", "Rater", *(column_title(metric) for metric in metrics)]
+    name = "Means of stroke studies with 95 % confidence intervals"
+    return f"<h3>{name}</h3>" + markup.table(name, titles, body)
 
 
 def _with_interval(

@@ -1,0 +1,333 @@
+"""What each figure of the statistics shows, as plain numbers, before anything is drawn.
+
+`plots` draws them for papers, `report.charts` for the browser: both show the same.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from strokeseg_tf.evaluation.agreement import BANDS, LANDIS_KOCH_BANDS, comparison_of
+from strokeseg_tf.evaluation.display import RUN_COLOURS
+from strokeseg_tf.evaluation.table import CONTROL, rater_title
+
+Record = Mapping[str, Any]
+
+AGREEMENT = "Agreement between raters and between modalities"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Numbers under one name.
+
+    Attributes:
+        kind: "points", "line" (with points), "box" (values `y`, all at one `x`) or "bar".
+        name: what the legend says.
+        x: numbers.
+        y: numbers; None leaves a gap.
+        colour: "#rrggbb".
+        texts: a word on each point, such as its study.
+        errors: half the length of a bar through each point.
+    """
+
+    kind: str
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    colour: str
+    texts: Sequence[str] = ()
+    errors: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line over the whole panel, and the confidence interval of its height."""
+
+    value: float
+    label: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def text(self) -> str:
+        """ "bias −0.03"."""
+        return f"{self.label} {self.value:.2f}".replace(" -", " −")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes; `bands` are named stripes (low, high, name), `ticks` name x = 0, 1, ..."""
+
+    title: str
+    x_title: str
+    y_title: str
+    series: Sequence[Series]
+    levels: Sequence[Level] = ()
+    bands: Sequence[tuple[float, float, str]] = ()
+    ticks: Sequence[str] = ()
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    diagonal: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure: its file's name, section, caption and panels."""
+
+    name: str
+    heading: str
+    caption: str
+    panels: Sequence[Panel]
+
+
+BAND_COLOURS = ("#b3261e", "#e08e45", "#e9c46a", "#a8c686", "#5aa469", "#1f7a4d")
+
+
+def build_plots(summary: Record) -> list[Plot]:
+    """The figures for which a summary has numbers; any of its parts may be missing or empty."""
+    statistics = summary.get("statistics") or {}
+    probabilities = summary.get("probabilities") or []
+    plots = [
+        Plot(
+            "bland_altman_dice",
+            "Model against raters",
+            "Bland-Altman (Fig. 4 of the paper): the model's Dice less the Dice between the "
+            "raters, a point per study, with bias and limits of agreement (bias ± 1.96 sd; "
+            "upright bars: 95 % confidence).",
+            [_bland_altman_dice(record) for record in statistics.get("bland_altman") or []],
+        ),
+        Plot(
+            "agreement",
+            AGREEMENT,
+            "Cohen's kappa per stroke study (box: quartiles; a point per study) over the bands of "
+            "Landis and Koch, and the share of studies in each band (Fig. 2 of the paper).",
+            _kappa(summary),
+        ),
+        Plot(
+            "volumes",
+            "Agreement of lesion volumes",
+            "Bland-Altman of lesion volumes: first less second, a point per stroke study, with "
+            "bias and limits of agreement (upright bars: 95 % confidence).",
+            _bland_altman_volumes(summary),
+        ),
+        Plot(
+            "lesion_size",
+            "Lesion size",
+            "Dice and sensitivity by the volume of the reference lesion: mean and standard "
+            "deviation; the number of studies is in the table.",
+            _sizes(statistics.get("sizes") or []),
+        ),
+        Plot(
+            "calibration",
+            "Calibration",
+            "Share of lesion voxels among those given a probability. On the diagonal, "
+            "probabilities are frequencies. ECE: expected calibration error.",
+            _panels(probabilities, _calibration),
+        ),
+        Plot(
+            "threshold",
+            "Dice against threshold",
+            "Mean Dice by threshold on the probability. Diamond: the threshold of the run, which "
+            "was chosen on validation studies.",
+            _panels(probabilities, _threshold),
+        ),
+    ]
+    return [plot for plot in plots if plot.panels]
+
+
+def run_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour per run, in order of appearance."""
+    unique = list(dict.fromkeys(names))
+    return {name: RUN_COLOURS[at % len(RUN_COLOURS)] for at, name in enumerate(unique)}
+
+
+def who(record: Record) -> str:
+    """ "ADC · R1"."""
+    return f"{record['modality'].upper()} · {rater_title(record['rater'])}"
+
+
+def _bland_altman_dice(record: Record) -> Panel:
+    points = record["points"]
+    pair = " and ".join(rater_title(name) for name in record["pair"])
+    title = f"{record['run']} · {who(record)}"
+    return Panel(
+        title,
+        f"Mean of the model's Dice and the Dice of {pair}",
+        "Model − raters",
+        [_points(points, title)],
+        _limits(record),
+        x_range=(-0.02, 1.02),
+    )
+
+
+def _points(points: Sequence[Record], name: str) -> Series:
+    return Series(
+        "points",
+        name,
+        [point["mean"] for point in points],
+        [point["difference"] for point in points],
+        RUN_COLOURS[-1],
+        [point["study"] for point in points],
+    )
+
+
+def _limits(record: Record) -> list[Level]:
+    levels = []
+    for key, label in (("upper", "+1.96 sd"), ("bias", "bias"), ("lower", "−1.96 sd")):
+        if record.get(key) is not None:
+            low, high = record.get(f"{key}_ci") or (None, None)
+            levels.append(Level(record[key], label, low, high))
+    return levels
+
+
+def _of_comparison(summary: Record, comparison: Record) -> list[Record]:
+    """The rows of the stroke studies."""
+    return [
+        row
+        for row in summary.get("agreement") or []
+        if comparison_of(row) == comparison_of(comparison) and row["group"] != CONTROL
+    ]
+
+
+def _kappa(summary: Record) -> list[Panel]:
+    comparisons = summary.get("agreement_summary") or []
+    titles = [comparison["title"] for comparison in comparisons]
+    boxes = []
+    for at, comparison in enumerate(comparisons):
+        rows = _of_comparison(summary, comparison)
+        values, studies = [row["kappa"] for row in rows], [row["study"] for row in rows]
+        boxes.append(Series("box", titles[at], [at] * len(rows), values, "#444444", studies))
+    kappas = [value for box in boxes for value in box.y]
+    if not kappas:
+        return []
+    bottom = min(-0.02, min(kappas) - 0.05)
+    edges = (-1.0, 0.0, *(edge for edge, _ in LANDIS_KOCH_BANDS))
+    bands = list(zip(edges, edges[1:], BANDS, strict=False))
+    bars = [_share(comparisons, band, at) for at, band in enumerate(BANDS)]
+    return [
+        Panel("Kappa", "", "Cohen's kappa", boxes, bands=bands, ticks=titles,
+              y_range=(bottom, 1.02)),
+        Panel("Bands", "", "Studies (%)", bars, ticks=titles, y_range=(0, 100)),
+    ]  # fmt: skip
+
+
+def _share(comparisons: Sequence[Record], band: str, place: int) -> Series:
+    shares = []
+    for comparison in comparisons:
+        count = sum(comparison["bands"].values()) or 1
+        shares.append(100 * comparison["bands"].get(band, 0) / count)
+    return Series("bar", band, list(range(len(comparisons))), shares, BAND_COLOURS[place])
+
+
+def _bland_altman_volumes(summary: Record) -> list[Panel]:
+    panels = []
+    for comparison in summary.get("agreement_summary") or []:
+        record = comparison.get("volume_bland_altman") or {}
+        rows = _of_comparison(summary, comparison)
+        if not rows or record.get("bias") is None:
+            continue
+        points = [
+            {
+                "study": row["study"],
+                "mean": (row["first_volume_ml"] + row["second_volume_ml"]) / 2,
+                "difference": row["first_volume_ml"] - row["second_volume_ml"],
+            }
+            for row in rows
+        ]
+        first, second = (rater_title(name) for name in comparison["pair"])
+        panel = Panel(
+            comparison["title"],
+            "Mean volume (ml)",
+            f"{first} − {second} (ml)",
+            [_points(points, comparison["title"])],
+            _limits(record),
+        )
+        panels.append(panel)
+    return panels
+
+
+def _panels(records: Sequence[Record], draw: Callable[[Sequence[Record], str], Panel]) -> list:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(who(record), []).append(record)
+    return [draw(group, title) for title, group in groups.items()]
+
+
+def _sizes(records: Sequence[Record]) -> list[Panel]:
+    bins = list(dict.fromkeys(record["bin"] for record in sorted(records, key=_low)))
+    runs = run_colours([record["run"] for record in records])
+
+    def panel(metric: str) -> Callable[[Sequence[Record], str], Panel]:
+        def draw(group: Sequence[Record], title: str) -> Panel:
+            series = []
+            for at, (run, colour) in enumerate(runs.items()):
+                own = [r for r in group if r["run"] == run and _mean(r, metric) is not None]
+                shift = (at - (len(runs) - 1) / 2) * 0.6 / len(runs)
+                series.append(
+                    Series(
+                        "points",
+                        run,
+                        [bins.index(record["bin"]) + shift for record in own],
+                        [_mean(record, metric) for record in own],
+                        colour,
+                        [f"{record['bin']}, {record['studies']} studies" for record in own],
+                        [record[metric].get("sd") or 0 for record in own],
+                    )
+                )
+            kept = [one for one in series if len(one.x)]
+            heading = f"{title} · {metric}"
+            return Panel(heading, "Reference volume", metric.title(), kept, ticks=bins,
+                         y_range=(-0.05, 1.05))  # fmt: skip
+
+        return draw
+
+    return _panels(records, panel("dice")) + _panels(records, panel("sensitivity"))
+
+
+def _low(record: Record) -> float:
+    return record.get("low_ml") or 0
+
+
+def _mean(record: Record, metric: str) -> float | None:
+    return (record.get(metric) or {}).get("mean")
+
+
+def _calibration(group: Sequence[Record], title: str) -> Panel:
+    series = []
+    for record, colour in _coloured(group):
+        bins = [b for b in record.get("calibration") or [] if b.get("mean_probability") is not None]
+        bins = [b for b in bins if b.get("lesion_share") is not None]
+        error = record.get("expected_calibration_error")
+        name = record["run"] + ("" if error is None else f" (ECE {error:.3f})")
+        series.append(
+            Series(
+                "line",
+                name,
+                [b["mean_probability"] for b in bins],
+                [b["lesion_share"] for b in bins],
+                colour,
+                [f"{b['voxels']} voxels" for b in bins],
+            )
+        )
+    unit = (-0.02, 1.02)
+    return Panel(title, "Mean probability", "Share of lesion voxels",
+                 [one for one in series if len(one.x)], x_range=unit, y_range=unit,
+                 diagonal=True)  # fmt: skip
+
+
+def _threshold(group: Sequence[Record], title: str) -> Panel:
+    series = []
+    for record, colour in _coloured(group):
+        thresholds, dice = record["thresholds"], record["dice"]
+        series.append(Series("line", record["run"], thresholds, dice, colour))
+        chosen = record.get("chosen")
+        if chosen is not None and thresholds:
+            nearest = min(range(len(dice)), key=lambda at: abs(thresholds[at] - chosen))
+            name = f"{record['run']}: chosen {chosen:.2f}"
+            series.append(Series("chosen", name, [chosen], [dice[nearest]], colour, [name]))
+    return Panel(title, "Threshold", "Mean Dice", series, x_range=(0, 1))
+
+
+def _coloured(group: Sequence[Record]) -> list[tuple[Record, str]]:
+    colours = run_colours([record["run"] for record in group])
+    return [(record, colours[record["run"]]) for record in group]
