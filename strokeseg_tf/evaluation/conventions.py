@@ -91,7 +91,8 @@ CONVENTIONS: dict[str, Convention] = {
     "nnunet": Convention(
         "nnunet",
         "As nnU-Net: every 0/0 is undefined and left out of means: Dice and lesion F1 where both "
-        "masks are empty, precision where the prediction is, sensitivity where the reference is. "
+        "masks are empty (0 where one is), precision where the prediction is, sensitivity where "
+        "the reference is. "
         f"{_ONE_VOXEL} {_SURFACES}",
         dice_both_empty=nan,
         lesion_f1_both_empty=nan,
