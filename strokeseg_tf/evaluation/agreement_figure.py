@@ -26,7 +26,7 @@ _BLUES = ("#f0f4f8", "#dbe7f2", "#b9d3e8", "#8bb6d9", "#5594c4", "#1f6aa5")
 _INK, _MEAN, _EDGE = "#222222", "#D55E00", "#4c5a67"
 _BLUE = _BLUES[-1]
 _STRIP = 128.0  # where the points lie, on the axis of per cent
-_PANEL = (4.0, 2.45)  # inches
+_AXES_HEIGHT = 1.5  # inches
 _POINT = {
     "linestyle": "", "marker": "o", "markersize": 4.5, "markerfacecolor": _BLUE,
     "markeredgecolor": _INK, "markeredgewidth": 0.7,
@@ -44,7 +44,7 @@ def agreement_figure(
         rows: of `agreement.study_agreement`.
         summary: of `agreement.summarise_agreement` over those rows; at least one entry.
     """
-    edges = _edges([row["kappa"] for row in rows])
+    edges = _edges(rows)
     legend = _legend(
         stroke_study=_POINT,
         control=_POINT | {"markerfacecolor": "white"},
@@ -76,8 +76,8 @@ def volume_figure(
     legend = _legend(
         stroke_study=_POINT, bias=_LINE, limits_of_agreement=_LINE | {"linestyle": "--"}
     )
-    label = "Across: mean of the two lesion volumes (ml). On the right: 95 % intervals"
-    with _panels(path, summary, label, legend) as panels:
+    label = "Across: mean of both volumes (ml). Up: first minus second (ml). Right: 95 % intervals"
+    with _panels(path, summary, label, legend, below=0.25) as panels:
         for axes, entry in panels:
             pool = [row for row in rows if comparison_of(row) == comparison_of(entry)]
             _draw_volumes(axes, entry, [row for row in pool if row["group"] != CONTROL])
@@ -95,21 +95,45 @@ def volume_figure(
 
 @contextmanager
 def _panels(
-    path: Path | str, summary: Sequence[Mapping[str, Any]], label: str, legend: Sequence["Line2D"]
+    path: Path | str,
+    summary: Sequence[Mapping[str, Any]],
+    label: str,
+    legend: Sequence["Line2D"],
+    below: float = 0.5,
 ) -> Iterator[list[tuple["Axes", Mapping[str, Any]]]]:
-    """An axes for each comparison, in two columns; the picture is saved at the end."""
+    """An axes for each comparison, in two columns; the picture is saved at the end.
+
+    `below`: inches between an axes and the next, for what is written there.
+    """
     columns = min(2, len(summary))
     rows = ceil(len(summary) / columns)
-    with new_canvas(path, (_PANEL[0] * columns, _PANEL[1] * rows + 0.4)) as canvas:
+    tall = _AXES_HEIGHT + 0.5 + below
+    width, height = max(4.0 * columns, 5.0), tall * rows + 0.55
+    with new_canvas(path, (width, height)) as canvas:
+        # Panels of one size: nothing to be found out by drawing, which takes seconds.
+        canvas.set_layout_engine("none")
         grid = list(canvas.subplots(rows, columns, squeeze=False).flat)
-        for axes in grid[len(summary) :]:
-            axes.set_visible(False)
+        for place, axes in enumerate(grid):
+            row, column = divmod(place, columns)
+            left, bottom = width * column / columns, height - tall * (row + 1)
+            box = (left + 0.6, bottom + below, width / columns - 0.85, _AXES_HEIGHT)
+            axes.set_position(np.divide(box, (width, height, width, height)))
+            axes.set_visible(place < len(summary))
         for axes, entry in zip(grid, summary, strict=False):
             axes.spines[["top", "right"]].set_visible(False)
-            axes.set_title(entry["title"], fontsize=9.5, loc="left", weight="bold", pad=17)
-        look = {"loc": "outside lower center", "ncols": len(legend), "frameon": False}
+            axes.set_title(_title(entry), fontsize=9.5, loc="left", weight="bold", pad=17)
+        look = {"loc": "lower center", "ncols": len(legend), "frameon": False}
         canvas.legend(handles=legend, title=label, **look)
         yield list(zip(grid, summary, strict=False))
+
+
+def _title(entry: Mapping[str, Any], most: int = 46) -> str:
+    title = entry["title"]
+    return title if len(title) <= most else f"{title[: most - 1]}…"
+
+
+def _studies(entry: Mapping[str, Any]) -> str:
+    return f"{entry['studies']} stroke {'study' if entry['studies'] == 1 else 'studies'}"
 
 
 def _say(axes: "Axes", text: str) -> None:
@@ -125,11 +149,15 @@ def _legend(**looks: Mapping[str, Any]) -> list["Line2D"]:
     return [Line2D([], [], label=name.replace("_", " "), **look) for name, look in looks.items()]
 
 
-def _edges(kappas: Sequence[float]) -> list[float]:
+def _edges(rows: Sequence[AgreementRow]) -> list[float]:
     """Edges of the bands from left to right; "poor" is drawn where there is such a kappa."""
     edges = [0.0, *(edge for edge, _ in LANDIS_KOCH_BANDS)]
-    lowest = min(kappas)
-    return [min(-0.2, lowest - 0.05), *edges] if lowest < 0 else edges
+    return [_place(-1), *edges] if any(row["kappa"] < 0 for row in rows) else edges
+
+
+def _place(kappa: float) -> float:
+    """Where a kappa is drawn: those below 0, which are rare, have the width of one band."""
+    return kappa if kappa >= 0 else kappa / 5
 
 
 def _draw_bands(axes: "Axes", entry: Mapping[str, Any], pool: Sequence, edges) -> None:
@@ -140,12 +168,12 @@ def _draw_bands(axes: "Axes", entry: Mapping[str, Any], pool: Sequence, edges) -
         share = 100 * len(inside) / max(entry["studies"], 1)
         place, width = (left + right) / 2, (right - left) * 0.9
         axes.bar(place, share, width, color=colour, edgecolor=_EDGE, linewidth=0.6)
-        text = f"{share:.0f} %\nκ {np.mean(inside):.2f}" if inside else "0 %"
+        text = f"{share:.0f} %\nκ {round(np.mean(inside), 2) + 0.0:.2f}" if inside else "0 %"
         axes.text(place, share + 2, text, **look)
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, _STRIP + 16), yticks=[0, 25, 50, 75, 100])
     axes.set_ylabel("studies (%)", y=50 / (_STRIP + 16))
     axes.spines["left"].set_bounds(0, 100)
-    axes.set_xticks(edges, [f"{edge:.1f}" for edge in edges], fontsize=8)
+    axes.set_xticks(edges, [f"{e:.1f}" if e >= 0 else "-1.0" for e in edges], fontsize=8)
     middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
     labels = [name.replace(" ", "\n") for name in names]
     axes.set_xticks(middles, labels, minor=True, fontsize=7.5)
@@ -155,15 +183,15 @@ def _draw_bands(axes: "Axes", entry: Mapping[str, Any], pool: Sequence, edges) -
 def _draw_points(axes: "Axes", entry: Mapping[str, Any], pool: Sequence[AgreementRow]) -> None:
     mean = entry["kappa"]["mean"]
     if mean is not None:
-        axes.plot([mean, mean], [_STRIP - 13, _STRIP + 13], zorder=1, **_LINE)
-    kappa = np.array([row["kappa"] for row in pool])
+        axes.plot([_place(mean)] * 2, [_STRIP - 13, _STRIP + 13], zorder=1, **_LINE)
+    kappa = np.array([_place(row["kappa"]) for row in pool])
     control = np.array([row["group"] == CONTROL for row in pool])
     # Golden-ratio steps spread the points evenly and the same way every time.
     jitter = ((np.arange(len(pool)) * (sqrt(5) - 1) / 2) % 1 - 0.5) * 16
     for chosen, face in ((~control, _BLUE), (control, "white")):
         look = _POINT | {"markerfacecolor": face, "clip_on": False, "zorder": 3}
         axes.plot(kappa[chosen], _STRIP + jitter[chosen], **look)
-    _say(axes, f"{entry['studies']} stroke studies, κ {plus_minus(mean, entry['kappa']['sd'])}")
+    _say(axes, f"{_studies(entry)}, κ {plus_minus(mean, entry['kappa']['sd'])}")
 
 
 def _draw_volumes(axes: "Axes", entry: Mapping[str, Any], pool: Sequence[AgreementRow]) -> None:
@@ -180,8 +208,7 @@ def _draw_volumes(axes: "Axes", entry: Mapping[str, Any], pool: Sequence[Agreeme
         ):
             _draw_level(axes, found[name], found[f"{name}_ci"], style, place)
     axes.plot((first + second) / 2, first - second, **_POINT, zorder=3)
-    axes.set(ylabel="difference (ml)")
-    _say(axes, f"{entry['studies']} stroke studies, {icc_text(entry['icc'])}")
+    _say(axes, f"{_studies(entry)}, {icc_text(entry['icc'])}")
     axes.margins(x=0.12)
 
 
@@ -192,7 +219,7 @@ def _draw_level(
     axes.axhline(value, linestyle=style, zorder=1, **_LINE)
     across = axes.get_yaxis_transform()
     look = {"fontsize": 7.5, "color": _INK, "va": "bottom", "ha": "right", "transform": across}
-    axes.text(0.99, value, f"{value:+.1f}", **look)
+    axes.text(0.99, value, f"{value:+.3g}", **look)
     ends = np.abs(np.subtract(interval, value))[:, None]
     bar = axes.errorbar(place, value, ends, color=_MEAN, capsize=2, linewidth=1, transform=across)
     for part in (*bar[1], *bar[2]):

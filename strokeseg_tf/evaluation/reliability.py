@@ -29,7 +29,8 @@ def icc_absolute_agreement(ratings: ArrayLike, confidence: float = 0.95) -> dict
 
     Returns:
         `value`, `lower`, `upper` (None where undefined: fewer than two subjects, or no two
-        ratings that differ; the interval alone where raters agree exactly) and `name`.
+        ratings that differ; the interval alone where raters agree exactly, or where each gives one
+        rating to all subjects) and `name`.
 
     Raises:
         ValueError: not 2-D, fewer than two raters, or a rating that is not finite.
@@ -67,7 +68,7 @@ def _mean_squares(ratings: np.ndarray) -> tuple[float, float, float]:
 
 def _icc_interval(value, squares, size, confidence) -> tuple[float, float]:
     (rows, columns, rest), (n, k) = squares, size
-    if rest == columns == 0:
+    if rest == 0 and (columns == 0 or value == 0):
         return nan, nan
     a = k * value / (n * (1 - value))
     b = 1 + k * value * (n - 1) / (n * (1 - value))

@@ -202,7 +202,7 @@ def _sizes(pools: _Scores) -> list[dict[str, Any]]:
                     "high_ml": high if isfinite(high) else None,
                     "studies": len(inside),
                     **{key: _moments(inside, key) for key in ("dice", "sensitivity")},
-                    "missed": sum(row["sensitivity"] == 0 for row in inside),
+                    "missed": sum(bool(row["sensitivity"] == 0) for row in inside),
                 }
             )
     return entries
