@@ -1,5 +1,7 @@
 """Paired comparisons against textbook examples and scipy; Holm by hand; the bootstrap's laws."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,6 +36,17 @@ def test_wilcoxon_of_hollander_and_wolfe():
     found = compare_paired(*DEPRESSION)["wilcoxon"]
     assert found["statistic"] == 5 and found["method"] == "exact"
     assert found["p"] == pytest.approx(0.0390625, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_wilcoxon_counts_every_assignment_of_signs(n):
+    d = np.random.default_rng(n).normal(0.4, 1, n)
+    found = compare_paired(d, np.zeros(n))["wilcoxon"]
+    ranks = np.abs(d).argsort().argsort() + 1
+    sums = [ranks @ np.array(signs) for signs in product((0, 1), repeat=n)]
+    smaller = np.minimum(sums, ranks.sum() - sums)
+    assert found["statistic"] == min(ranks[d > 0].sum(), ranks[d < 0].sum())
+    assert found["p"] == pytest.approx(np.mean(smaller <= found["statistic"]))
 
 
 def test_ties_and_zeros_take_the_normal_approximation_without_the_zeros():

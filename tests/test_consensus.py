@@ -124,9 +124,17 @@ def test_what_is_no_set_of_masks_is_refused(masks):
             method(masks)
 
 
-def test_one_rater_is_no_staple():
-    with pytest.raises(ValueError, match="at least two raters"):
-        staple([np.zeros((2, 3, 4))])
+@pytest.mark.parametrize("raters", [1, 21])
+def test_one_rater_or_a_crowd_is_no_staple(raters):
+    with pytest.raises(ValueError, match=f"2 to 20 masks. Received {raters}"):
+        staple([np.zeros((2, 3, 4))] * raters)
+
+
+def test_twenty_raters_are_not_too_many():
+    lesion, drawn = known_raters([(0.7, 0.7)] * 20)
+    found = staple(drawn)
+    assert np.count_nonzero(found.mask != lesion) < 0.05 * lesion.size
+    assert found.sensitivity == pytest.approx(np.full(20, 0.7), abs=0.03)
 
 
 def test_a_consensus_is_one_rater_more_where_two_have_drawn():

@@ -64,6 +64,11 @@ def test_raters_of_one_mind_have_an_icc_of_one_and_no_interval():
     assert found["value"] == 1 and found["lower"] is found["upper"] is None
 
 
+def test_raters_who_each_give_one_rating_to_all_have_an_icc_of_nought_and_no_interval():
+    found = icc_absolute_agreement([[1.5, 0.5], [1.5, 0.5], [1.5, 0.5]])
+    assert found["value"] == 0 and found["lower"] is found["upper"] is None
+
+
 def test_a_constant_difference_lowers_the_icc():
     first = np.array([1.0, 5, 2.5, 9])
     values = [icc_absolute_agreement(np.transpose([first, first + d]))["value"] for d in (0, 1, 4)]

@@ -255,22 +255,3 @@ def comparison_title(row: Mapping[str, Any]) -> str:
     if row["kind"] == "raters":
         return f"{' and '.join(map(rater_title, row['pair']))} on {row['modality'].upper()}"
     return f"{' and '.join(m.upper() for m in row['pair'])} by {rater_title(row['rater'])}"
-
-
-def rater_agreement(
-    study: str, references: dict[tuple[str, str], np.ndarray]
-) -> list[dict[str, Any]]:
-    """Kappa between every two raters of a study, on each modality that both have drawn.
-
-    Args:
-        study: study id.
-        references: masks by (rater, modality), one shape.
-
-    Returns:
-        Rows with `study`, `modality`, `raters` (two names), `kappa` and `band`.
-    """
-    return [
-        {"raters": row["pair"], **{key: row[key] for key in ("study", "modality", "kappa", "band")}}
-        for row in study_agreement(study, "", references, (1, 1, 1))
-        if row["kind"] == "raters"
-    ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _BLUES = ("#f0f4f8", "#dbe7f2", "#b9d3e8", "#8bb6d9", "#5594c4", "#1f6aa5")
 _INK, _MEAN, _EDGE = "#222222", "#D55E00", "#4c5a67"
 _BLUE = _BLUES[-1]
-_STRIP = 128.0  # where the points lie, on the axis of per cent
+_STRIP = 140.0  # where the points lie, on the axis of per cent
 _AXES_HEIGHT = 1.5  # inches
 _POINT = {
     "linestyle": "", "marker": "o", "markersize": 4.5, "markerfacecolor": _BLUE,
@@ -176,7 +176,7 @@ def _draw_bands(axes: "Axes", entry: Mapping[str, Any], pool: Sequence, edges) -
     axes.set_xticks(edges, [f"{e:.1f}" if e >= 0 else "-1.0" for e in edges], fontsize=8)
     middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
     labels = [name.replace(" ", "\n") for name in names]
-    axes.set_xticks(middles, labels, minor=True, fontsize=7.5)
+    axes.set_xticks(middles, labels, minor=True, fontsize=7.5 if len(names) < 6 else 6.5)
     axes.tick_params(axis="x", which="minor", length=0, pad=17)
 
 
@@ -219,7 +219,9 @@ def _draw_level(
     axes.axhline(value, linestyle=style, zorder=1, **_LINE)
     across = axes.get_yaxis_transform()
     look = {"fontsize": 7.5, "color": _INK, "va": "bottom", "ha": "right", "transform": across}
-    axes.text(0.99, value, f"{value:+.3g}", **look)
+    # A point behind the number must not hide it.
+    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.4}
+    axes.text(0.99, value, f"{value:+#.3g}", zorder=4, bbox=ground, **look)
     ends = np.abs(np.subtract(interval, value))[:, None]
     bar = axes.errorbar(place, value, ends, color=_MEAN, capsize=2, linewidth=1, transform=across)
     for part in (*bar[1], *bar[2]):

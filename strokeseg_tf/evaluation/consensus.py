@@ -11,6 +11,8 @@ from strokeseg_tf.evaluation.scores import as_mask
 #: STAPLE stops when no sensitivity or specificity moves by more than this.
 TOLERANCE, MOST_STEPS = 1e-10, 10_000
 
+MOST_RATERS = 20
+
 #: Where Warfield et al. start: raters that are nearly always right.
 _START = 0.99999
 
@@ -23,7 +25,7 @@ class Staple:
         probability: float64, the shape of the masks: that a voxel is lesion, given every mask.
         sensitivity: by rater, P(drawn | lesion); NaN where nobody drew anything.
         specificity: by rater, P(not drawn | no lesion); NaN where everybody drew everything.
-        steps: iterations of the EM algorithm.
+        steps: iterations of the EM algorithm; `MOST_STEPS` where it had not converged.
     """
 
     probability: np.ndarray
@@ -66,24 +68,26 @@ def staple(masks: Sequence[ArrayLike]) -> Staple:
     paper; no Markov field. So the result depends on how much background the volume holds.
 
     Args:
-        masks: 3-D masks of one shape, one per rater, at least two.
+        masks: 3-D masks of one shape, one per rater, 2 to `MOST_RATERS`.
 
     Raises:
-        ValueError: fewer than two masks, or masks not 3-D, not of one shape, or with anything but
-            0 and 1.
+        ValueError: too few or too many masks, or masks not 3-D, not of one shape, or with anything
+            but 0 and 1.
     """
     masks = _as_masks(masks)
-    if len(masks) < 2:
-        raise ValueError("STAPLE needs the masks of at least two raters. Received 1.")
+    if not 2 <= len(masks) <= MOST_RATERS:
+        raise ValueError(f"STAPLE needs 2 to {MOST_RATERS} masks. Received {len(masks)}.")
     # Voxels on which the same raters agree are alike: all work is on the few patterns there are.
-    codes = np.zeros(masks[0].shape, np.int64)
+    codes = np.zeros(masks[0].shape, np.int32)
     for place, mask in enumerate(masks):
-        codes += mask.astype(np.int64) << place
-    found, where, voxels = np.unique(codes, return_inverse=True, return_counts=True)
+        codes |= mask.astype(np.int32) << place
+    voxels = np.bincount(codes.ravel())
+    found = np.flatnonzero(voxels)
     drawn = (found[:, None] >> np.arange(len(masks)) & 1).astype(bool)
-    weight, sensitivity, specificity, steps = _maximise(drawn, voxels)
-    probability = weight[where].reshape(codes.shape)
-    return Staple(probability, sensitivity, specificity, steps)
+    weight, sensitivity, specificity, steps = _maximise(drawn, voxels[found])
+    by_code = np.zeros(len(voxels))
+    by_code[found] = weight
+    return Staple(by_code[codes], sensitivity, specificity, steps)
 
 
 def _maximise(drawn: np.ndarray, voxels: np.ndarray):
