@@ -8,18 +8,26 @@ EXAMPLES = """\
   strokeseg-tf evaluate runs/dual_v1 --data shards/ -o evaluation/
   strokeseg-tf evaluate runs/adc runs/dwi runs/dual_v1 --data shards/ -o evaluation/
   strokeseg-tf evaluate runs/dual_v1 --data shards/ --split validation --convention paper -o v/
+  strokeseg-tf evaluate runs/dual_v1 predictions/ --data shards/ --consensus staple -o evaluation/
 """
 
 
 def add_arguments(parser):
     """Declare the arguments."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="run folders, or folders that predict wrote"
+    )
     parser.add_argument("--data", metavar="SHARDS", required=True, help="shards folder")
     parser.add_argument("--split", default="test", help="split to score (default: test)")
     parser.add_argument(
         "--convention",
         default="isles22",
-        help="isles22, paper or nnunet: what empty masks score (default: isles22)",
+        help="isles22, isles24, paper or nnunet: what empty masks score (default: isles22)",
+    )
+    parser.add_argument(
+        "--consensus",
+        choices=("majority", "staple"),
+        help="score against the consensus of all raters as well",
     )
     parser.add_argument("-o", "--out", metavar="OUT", required=True, help="folder to write")
     parser.add_argument("--json", action="store_true", help="print summary.json")
@@ -28,7 +36,7 @@ def add_arguments(parser):
 
 def run(arguments):
     """Score, and print the mean Dice of each run."""
-    from strokeseg_tf.evaluation.scores import find_convention
+    from strokeseg_tf.evaluation.conventions import find_convention
 
     try:
         find_convention(arguments.convention)
@@ -44,6 +52,7 @@ def run(arguments):
             arguments.out,
             split=arguments.split,
             convention=arguments.convention,
+            consensus=arguments.consensus,
             overwrite=arguments.overwrite,
             on_study=on_study,
         )

@@ -31,6 +31,7 @@ from strokeseg_tf.evaluation.statistics import run_statistics
 from strokeseg_tf.evaluation.table import Row, summarise, write_scores
 from strokeseg_tf.evaluation.table1 import write_table1
 from tfrecord_tools.atomic import new_folder
+from tfrecord_tools.errors import InputError
 from tfrecord_tools.names import file_name
 
 #: The machine-readable result, and what an evaluation folder is known by.
@@ -73,9 +74,10 @@ def evaluate_cases(
         The content of `summary.json`.
 
     Raises:
-        InputError: `out` exists, and `overwrite` is False or it is no evaluation.
-        ValueError: unknown convention or consensus, no case with both a prediction and a
-            reference, a study id that comes twice, or predictions of a run that is not in `runs`.
+        InputError: `out` exists, and `overwrite` is False or it is no evaluation; no case has
+            both a prediction and a reference.
+        ValueError: unknown convention or consensus, a study id that comes twice, or predictions of
+            a run that is not in `runs`.
     """
     settings = {**(settings or {}), "software": software_versions()}
     gathered = _Gathered(runs, find_convention(convention), consensus)
@@ -89,9 +91,9 @@ def evaluate_cases(
             if len(drawn) < overlays and case.images:
                 drawn.append(_draw_case(case, folder / "figures", len(drawn) + 1))
         if not gathered.rows:
-            raise ValueError(
-                "no case has both a prediction and a reference on one modality. "
-                f"Received {len(gathered.studies)} cases."
+            raise InputError(
+                f"no case of {len(gathered.studies)} has both a prediction and a reference on one "
+                "modality; name runs or predictions of the studies in this split"
             )
         summary = gathered.summary(thresholds or {}, bool(settings.get("phantom")))
         _write(folder, summary, gathered, drawn, settings)

@@ -23,7 +23,11 @@ TABLE1_METRICS = ("dice", "precision", "sensitivity")
 CONTROL_COLUMNS = (
     "Run", "Modality", "Controls", "Falsely marked", "Mean volume (ml)", "Largest (ml)",
 )  # fmt: skip
-VARIANT_TITLES = {"unimodal": "Unimodal"} | {f"dual_v{n}": f"Dual V{n}" for n in (1, 2, 3)}
+VARIANT_TITLES = {
+    "unimodal": "Unimodal",
+    **{f"dual_v{n}": f"Dual V{n}" for n in (1, 2, 3)},
+    "stored": "Stored masks",
+}
 
 # (modality, variant): mean and +- of Dice, precision, sensitivity against R1, then against R2.
 _PUBLISHED = {
