@@ -81,4 +81,4 @@ def test_masks_of_other_studies_are_no_evaluation(stored, shards, tmp_path, caps
     for path in stored.glob("*.nii.gz"):
         path.unlink()
     code, _ = evaluate(stored, shards, tmp_path / "evaluation")
-    assert code == 2 and "no case has" in capsys.readouterr().err
+    assert code == 2 and "no case of 2 has" in capsys.readouterr().err
