@@ -64,7 +64,9 @@ def _shadow(picture: np.ndarray) -> np.ndarray:
     """Where a mask is on any slice; where an image is bright, but for specks of noise."""
     if picture.dtype == bool:
         return picture.any(axis=0)
-    bright = picture > 0.1 * np.nanpercentile(_sample(picture), 99.5)
+    finite = _sample(picture)
+    finite = finite[np.isfinite(finite)]
+    bright = picture > 0.1 * (np.percentile(finite, 99.5) if finite.size else 0)
     shadow = np.count_nonzero(bright, axis=0) >= min(2, len(bright))
     opened = ndimage.binary_opening(shadow, np.ones((3, 3), bool))
     return opened if opened.any() else shadow

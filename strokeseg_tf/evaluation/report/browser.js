@@ -165,7 +165,7 @@ async function drawSpace() {
   byId("surfaces").setAttribute("aria-label", `Head of study ${open.study} with the lesions on ` +
     `${modality.toUpperCase()} of ${traces.slice(1).map(({name}) => name).join(", ") || "nobody"}`);
   const layout = themed({scene, margin: {l: 0, r: 0, t: 0, b: 0}, uirevision: "kept"});
-  await plotly.react(byId("surfaces"), traces, layout, plotlyOptions);
+  await plotly.react(byId("surfaces"), traces, layout, plotlyOptions("resetCameraDefault3d"));
 }
 
 function listStudies() {

@@ -25,10 +25,9 @@ function themed(layout) {
   return result;
 }
 
-const plotlyOptions = {
-  responsive: true, displaylogo: false,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "sendDataToCloud"],
-};
+// Only these buttons: one of Plotly's own would send the data to a server.
+const plotlyOptions = (...buttons) =>
+  ({responsive: true, displaylogo: false, modeBarButtons: [["toImage", ...buttons]]});
 
 async function drawChart(figure, {caption, panels}) {
   let plotly;
@@ -45,7 +44,8 @@ async function drawChart(figure, {caption, panels}) {
   let chosen = 0;
   const draw = () => {
     const {data, layout} = panels[chosen];
-    return plotly.react(live, structuredClone(data), themed(layout), plotlyOptions);
+    return plotly.react(live, structuredClone(data), themed(layout),
+      plotlyOptions("zoom2d", "pan2d", "resetScale2d"));
   };
   if (panels.length > 1) {
     const select = make("select", {}, ...panels.map(({name}) => make("option", {textContent: name})));

@@ -96,7 +96,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
     if panel.ticks:
         places = list(range(len(panel.ticks)))
         layout["xaxis"] |= {"tickvals": places, "ticktext": [_plain(t) for t in panel.ticks]}
-        layout["xaxis"] |= {"range": [-0.6, len(places) - 0.4], "showgrid": False}
+        room = 0.1 if panel.bands else -0.4  # for the names of the bands
+        layout["xaxis"] |= {"range": [-0.6, len(places) + room], "showgrid": False}
     for axis, limits in (("xaxis", panel.x_range), ("yaxis", panel.y_range)):
         if limits:
             layout[axis]["range"] = list(limits)
@@ -173,16 +174,16 @@ def _band_names(panel: Panel) -> list[dict[str, Any]]:
     bottom = panel.y_range[0] if panel.y_range else 0
     seen = [(max(low, bottom), high, name) for low, high, name in panel.bands]
     return [
-        _words(name, (low + high) / 2, "middle") for low, high, name in seen if high - low > 0.1
+        _words(name, (low + high) / 2, "middle", 1) for low, high, name in seen if high - low > 0.1
     ]
 
 
 def _level_names(levels: Sequence[Level]) -> list[dict[str, Any]]:
-    return [_words(level.text, level.value, "bottom") for level in levels]
+    return [_words(level.text, level.value, "bottom", 0.96) for level in levels]
 
 
-def _words(text: str, height: float, anchor: str) -> dict[str, Any]:
+def _words(text: str, height: float, anchor: str, right: float) -> dict[str, Any]:
     return {
-        "text": _plain(text), "xref": "paper", "x": 0.96, "xanchor": "right", "y": height,
+        "text": _plain(text), "xref": "paper", "x": right, "xanchor": "right", "y": height,
         "yanchor": anchor, "showarrow": False, "font": {"size": 11},
     }  # fmt: skip

@@ -70,7 +70,7 @@ def write_report(
     headings = dict.fromkeys([*pictures, *(name for name, table in tables.items() if table)])
     after = [
         *(
-            markup.section(heading, tables.get(heading, "") + pictures.get(heading, ""))
+            markup.section(heading, pictures.get(heading, "") + tables.get(heading, ""))
             for heading in headings
             if heading not in contours
         ),

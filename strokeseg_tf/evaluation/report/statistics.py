@@ -97,20 +97,31 @@ def statistics_section(summary: Record) -> str:
 
 
 def sizes_table(summary: Record) -> str:
-    """Scores by the size of the lesion, or nothing."""
+    """Scores by the size of the lesion, a line per run, modality and rater; or nothing."""
     records = (summary.get("statistics") or {}).get("sizes") or []
     if not records:
         return ""
-    titles = ["Run", "Modality", "Rater", "Reference volume", "Studies", "Dice", "Sensitivity"]
+    bins = list(dict.fromkeys(record["bin"] for record in records))
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for record in records:
+        lines.setdefault(tuple(_who(record)), {})[record["bin"]] = _size(record)
     body = [
-        markup.cells([
-            *_who(record), record["bin"], str(record["studies"]), moments(record.get("dice")),
-            moments(record.get("sensitivity")), number(record.get("missed"), 0),
-        ])
-        for record in records
-    ]  # fmt: skip
-    inner = markup.table("Lesion size", [*titles, "Missed"], body)
-    return inner + markup.note("Mean ± standard deviation. Missed: nothing at all was marked.")
+        markup.cells([*who, *(line.get(name, _DASH) for name in bins)])
+        for who, line in lines.items()
+    ]
+    titles = ["Run", "Modality", "Rater", *bins]
+    said = (
+        "Dice, mean ± standard deviation, by the volume that the rater drew; n: studies; missed: "
+    )
+    said += "studies of them in which no voxel of the lesion was marked."
+    return markup.table("Lesion size", titles, body) + markup.note(said)
+
+
+def _size(record: Record) -> str:
+    if not record["studies"]:
+        return _DASH
+    missed = f", {record['missed']} missed" if record.get("missed") else ""
+    return f"{moments(record.get('dice'))} (n {record['studies']}{missed})"
 
 
 def _who(record: Record) -> list[str]:
