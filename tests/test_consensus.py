@@ -70,7 +70,7 @@ def test_staple_finds_the_raters_and_beats_the_majority():
 
 
 @given(MASKS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_staple_is_a_fixed_point_of_the_published_equations(masks):
     found = staple(masks)
     assert ((found.probability >= 0) & (found.probability <= 1)).all()
@@ -86,7 +86,7 @@ def test_staple_is_a_fixed_point_of_the_published_equations(masks):
 
 
 @given(MASKS, st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_order_of_the_raters_does_not_matter(masks, random):
     shuffled = random.sample(masks, len(masks))
     for method in CONSENSUS.values():

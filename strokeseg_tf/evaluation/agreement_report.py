@@ -36,30 +36,23 @@ COLUMNS = (
 Progress = Callable[[int, int], None]
 
 
-def write_agreement(
+def cohort_agreement(
     source: str | Path,
-    out: str | Path,
     *,
     layout: str = "auto",
     split: str | None = None,
     consensus: str | None = None,
     skip_bad: bool = False,
-    overwrite: bool = False,
     on_study: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compares the masks of a cohort's raters and writes what is found, one study in memory.
-
-    Writes `agreement.json` (what is returned), `agreement.csv` (a row per study x comparison),
-    `agreement.md` and `figures/` (`agreement` and `volumes`, as PNG and SVG).
+    """Compares the masks of a cohort's raters, with one study in memory at a time.
 
     Args:
         source: folder of studies, CSV table, or a finished shards folder.
-        out: folder to write; it appears whole or not at all.
         layout: see `tfrecord_tools.layouts.find_studies`.
         split: only the studies of this split of the shards or table.
         consensus: key of `consensus.CONSENSUS`: compare each rater with the consensus of all too.
         skip_bad: leave studies out that cannot be read, instead of stopping.
-        overwrite: replace `out` if it is an earlier agreement.
         on_study: called with (studies done, studies in all).
 
     Returns:
@@ -68,11 +61,10 @@ def write_agreement(
         ADC and DWI are one), `agreement` and `agreement_summary` (see `agreement`).
 
     Raises:
-        InputError: nothing to compare, bad studies, unknown split or consensus, or `out` exists.
+        InputError: nothing to compare, bad studies, or unknown split or consensus.
     """
     if consensus not in (None, *CONSENSUS):
         raise InputError(f"unknown consensus {consensus!r}; known: {', '.join(CONSENSUS)}")
-    check_free(out, overwrite, marker=RESULT)
     cohort = _Cohort(source, layout, split)
     rows = []
     for done, study in enumerate(cohort.read(), 1):
@@ -85,7 +77,28 @@ def write_agreement(
     rows, shared = without_shared_masks(rows)
     if not rows:
         raise InputError(_describe_nothing(source, cohort))
-    result = _result(rows, shared, cohort) | {"consensus": consensus}
+    return _result(rows, shared, cohort) | {"consensus": consensus}
+
+
+def write_agreement(
+    source: str | Path, out: str | Path, *, overwrite: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Writes what `cohort_agreement` finds.
+
+    Writes `agreement.json` (what is returned), `agreement.csv` (a row per study x comparison),
+    `agreement.md` and `figures/` (`agreement` and `volumes`, as PNG and SVG).
+
+    Args:
+        source: see `cohort_agreement`.
+        out: folder to write; it appears whole or not at all.
+        overwrite: replace `out` if it is an earlier agreement.
+        **options: see `cohort_agreement`, whose result is returned.
+
+    Raises:
+        InputError: as there, or `out` exists.
+    """
+    check_free(out, overwrite, marker=RESULT)
+    result = cohort_agreement(source, **options)
     with new_folder(out, overwrite, marker=RESULT) as folder:
         _write(folder, result)
     return result
@@ -184,7 +197,7 @@ def _describe_nothing(source: str | Path, cohort: _Cohort) -> str:
         reasons[reason] = reasons.get(reason, 0) + 1
     found = ", ".join(f"{count} with {reason}" for reason, count in reasons.items())
     return (
-        f"no study of {source} has two masks to compare: of {cohort.total} studies {found}; add "
+        f"no study of {source} has two masks to compare (of {cohort.total} studies {found}); add "
         "the masks of a second rater, or masks drawn on ADC and on DWI apart"
     )
 
