@@ -52,6 +52,7 @@ def new_canvas(
         yield canvas
         buffer = BytesIO()
         FigureCanvasAgg(canvas).print_png(buffer)
+        canvas.set_layout_engine("none")  # laid out by now, which takes the longest
         FigureCanvasSVG(canvas).print_svg(Path(path).with_suffix(".svg"), metadata={"Date": None})
     image = Image.open(buffer).convert("RGB")
     if dark:

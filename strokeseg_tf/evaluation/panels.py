@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from strokeseg_tf.evaluation.agreement import BANDS, LANDIS_KOCH_BANDS, comparison_of
@@ -21,7 +22,8 @@ class Series:
     """Numbers under one name.
 
     Attributes:
-        kind: "points", "line" (with points), "box" (values `y`, all at one `x`) or "bar".
+        kind: "points", "line" (with points), "chosen" (diamonds, not in the legend), "box" (values
+            `y`, all at one `x`) or "bar" (stacked).
         name: what the legend says.
         x: numbers.
         y: numbers; None leaves a gap.
@@ -87,6 +89,7 @@ def build_plots(summary: Record) -> list[Plot]:
     """The figures for which a summary has numbers; any of its parts may be missing or empty."""
     statistics = summary.get("statistics") or {}
     probabilities = summary.get("probabilities") or []
+    colours = run_colours([result["run"] for result in summary.get("results") or []])
     plots = [
         Plot(
             "bland_altman_dice",
@@ -115,21 +118,20 @@ def build_plots(summary: Record) -> list[Plot]:
             "Lesion size",
             "Dice and sensitivity by the volume of the reference lesion: mean and standard "
             "deviation; the number of studies is in the table.",
-            _sizes(statistics.get("sizes") or []),
+            _sizes(statistics.get("sizes") or [], colours),
         ),
         Plot(
             "calibration",
             "Calibration",
             "Share of lesion voxels among those given a probability. On the diagonal, "
             "probabilities are frequencies. ECE: expected calibration error.",
-            _panels(probabilities, _calibration),
+            _panels(probabilities, partial(_calibration, colours=colours)),
         ),
         Plot(
             "threshold",
             "Dice against threshold",
-            "Mean Dice by threshold on the probability. Diamond: the threshold of the run, which "
-            "was chosen on validation studies.",
-            _panels(probabilities, _threshold),
+            "Mean Dice by threshold on the probability. Diamond: the threshold that the run uses.",
+            _panels(probabilities, partial(_threshold, colours=colours)),
         ),
     ]
     return [plot for plot in plots if plot.panels]
@@ -148,12 +150,12 @@ def who(record: Record) -> str:
 
 def _bland_altman_dice(record: Record) -> Panel:
     points = record["points"]
-    pair = " and ".join(rater_title(name) for name in record["pair"])
+    pair = "/".join(rater_title(name) for name in record["pair"])
     title = f"{record['run']} · {who(record)}"
     return Panel(
         title,
-        f"Mean of the model's Dice and the Dice of {pair}",
-        "Model − raters",
+        "Mean of both Dice",
+        f"Dice: model − {pair}",
         [_points(points, title)],
         _limits(record),
         x_range=(-0.02, 1.02),
@@ -253,14 +255,14 @@ def _panels(records: Sequence[Record], draw: Callable[[Sequence[Record], str], P
     return [draw(group, title) for title, group in groups.items()]
 
 
-def _sizes(records: Sequence[Record]) -> list[Panel]:
+def _sizes(records: Sequence[Record], colours: Mapping[str, str]) -> list[Panel]:
     bins = list(dict.fromkeys(record["bin"] for record in sorted(records, key=_low)))
-    runs = run_colours([record["run"] for record in records])
+    runs = list(dict.fromkeys(record["run"] for record in records))
 
     def panel(metric: str) -> Callable[[Sequence[Record], str], Panel]:
         def draw(group: Sequence[Record], title: str) -> Panel:
             series = []
-            for at, (run, colour) in enumerate(runs.items()):
+            for at, run in enumerate(runs):
                 own = [r for r in group if r["run"] == run and _mean(r, metric) is not None]
                 shift = (at - (len(runs) - 1) / 2) * 0.6 / len(runs)
                 series.append(
@@ -269,7 +271,7 @@ def _sizes(records: Sequence[Record]) -> list[Panel]:
                         run,
                         [bins.index(record["bin"]) + shift for record in own],
                         [_mean(record, metric) for record in own],
-                        colour,
+                        colours[run],
                         [f"{record['bin']}, {record['studies']} studies" for record in own],
                         [record[metric].get("sd") or 0 for record in own],
                     )
@@ -292,9 +294,9 @@ def _mean(record: Record, metric: str) -> float | None:
     return (record.get(metric) or {}).get("mean")
 
 
-def _calibration(group: Sequence[Record], title: str) -> Panel:
+def _calibration(group: Sequence[Record], title: str, colours: Mapping[str, str]) -> Panel:
     series = []
-    for record, colour in _coloured(group):
+    for record in group:
         bins = [b for b in record.get("calibration") or [] if b.get("mean_probability") is not None]
         bins = [b for b in bins if b.get("lesion_share") is not None]
         error = record.get("expected_calibration_error")
@@ -305,7 +307,7 @@ def _calibration(group: Sequence[Record], title: str) -> Panel:
                 name,
                 [b["mean_probability"] for b in bins],
                 [b["lesion_share"] for b in bins],
-                colour,
+                colours[record["run"]],
                 [f"{b['voxels']} voxels" for b in bins],
             )
         )
@@ -315,19 +317,15 @@ def _calibration(group: Sequence[Record], title: str) -> Panel:
                  diagonal=True)  # fmt: skip
 
 
-def _threshold(group: Sequence[Record], title: str) -> Panel:
+def _threshold(group: Sequence[Record], title: str, colours: Mapping[str, str]) -> Panel:
     series = []
-    for record, colour in _coloured(group):
+    for record in group:
+        colour = colours[record["run"]]
         thresholds, dice = record["thresholds"], record["dice"]
-        series.append(Series("line", record["run"], thresholds, dice, colour))
         chosen = record.get("chosen")
+        name = record["run"] + ("" if chosen is None else f" (uses {chosen:.2f})")
+        series.append(Series("line", name, thresholds, dice, colour))
         if chosen is not None and thresholds:
             nearest = min(range(len(dice)), key=lambda at: abs(thresholds[at] - chosen))
-            name = f"{record['run']}: chosen {chosen:.2f}"
             series.append(Series("chosen", name, [chosen], [dice[nearest]], colour, [name]))
     return Panel(title, "Threshold", "Mean Dice", series, x_range=(0, 1))
-
-
-def _coloured(group: Sequence[Record]) -> list[tuple[Record, str]]:
-    colours = run_colours([record["run"] for record in group])
-    return [(record, colours[record["run"]]) for record in group]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def plot_figure(path: Path | str, plot: Plot) -> Figure:
     names = _legend_names(plot)
     size = (max(width * across, 4.5), height * down + (0.4 if names else 0))
     with new_canvas(path, size) as canvas:
+        canvas.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
         grid = canvas.subplots(down, across, squeeze=False).ravel()
         for axes, panel in zip(grid, plot.panels, strict=False):
             _draw_panel(axes, panel)
@@ -112,9 +114,8 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
             axes.plot([x, x], [level.low, level.high], color="#888888", linewidth=2,
                       transform=across)  # fmt: skip
     if panel.ticks:
-        long = max(map(len, panel.ticks)) > 8 and len(panel.ticks) > 2
-        look = {"rotation": 28, "ha": "right", "rotation_mode": "anchor"} if long else {}
-        axes.set_xticks(range(len(panel.ticks)), panel.ticks, **look)
+        names = [fill(name, 9) for name in panel.ticks]
+        axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.6, len(panel.ticks) - 0.4)
     if panel.x_range:
         axes.set_xlim(panel.x_range)
@@ -131,7 +132,7 @@ def _draw_series(axes: "Axes", one: Series) -> None:
     x, y = np.asarray(one.x, float), np.array(one.y, float)
     if one.kind == "chosen":
         axes.scatter(x, y, s=46, marker="D", color=one.colour, edgecolors="black", linewidths=0.7,
-                     zorder=4, label=one.name)  # fmt: skip
+                     zorder=4)  # fmt: skip
         return
     error = {"yerr": one.errors, "capsize": 2, "elinewidth": 0.8} if len(one.errors) else {}
     line = "-" if one.kind == "line" else ""

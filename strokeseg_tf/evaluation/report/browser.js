@@ -157,7 +157,7 @@ async function drawSpace() {
   const axis = {showticklabels: false, showbackground: false, showspikes: false, zeroline: false,
     gridcolor: colourOf("--line"), color: colourOf("--soft")};
   const scene = {
-    aspectmode: "data", camera: {eye: {x: -0.9, y: 1.3, z: 0.8}}, dragmode: "turntable",
+    aspectmode: "data", camera: {eye: {x: -1.05, y: 1.5, z: 0.9}}, dragmode: "turntable",
     xaxis: {...axis, title: {text: "left – right"}},
     yaxis: {...axis, title: {text: "back – front"}},
     zaxis: {...axis, title: {text: "down – up"}},

@@ -133,6 +133,7 @@ def _trace(one: Series) -> dict[str, Any]:
     trace |= {"type": "scatter", "mode": "lines+markers" if one.kind == "line" else "markers"}
     trace["marker"] = {"color": one.colour, "size": 7, "opacity": 0.85}
     if one.kind == "chosen":
+        trace["showlegend"] = False
         trace["marker"] = {"color": one.colour, "size": 12, "symbol": "diamond",
                            "line": {"width": 1.5, "color": "#000000"}}  # fmt: skip
     if len(one.errors):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+_TALL = 20  # rows; a longer table scrolls
+
 
 def section(title: str, inner: str) -> str:
     """A part of the page with a heading, or nothing where there is nothing to say."""
@@ -34,8 +36,9 @@ def cells(texts: Iterable[str]) -> str:
 def table(name: str, titles: Iterable[str], body: Iterable[str]) -> str:
     """A table of rows that are HTML already."""
     heads = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+    body = list(body)
     sheet = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return scroller(name, sheet)
+    return scroller(name, sheet, "tall" if len(body) > _TALL else "")
 
 
 def scroller(name: str, sheet: str, kind: str = "") -> str:
