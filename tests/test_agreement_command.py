@@ -12,12 +12,12 @@ from PIL import Image
 
 from strokeseg_tf.cli import main
 from strokeseg_tf.evaluation.agreement import study_agreement, summarise_agreement
+from strokeseg_tf.evaluation.agreement_cohort import cohort_agreement
 from strokeseg_tf.evaluation.agreement_figure import agreement_figure, volume_figure
 from strokeseg_tf.evaluation.agreement_report import (
     COLUMNS,
     RESULT,
     agreement_markdown,
-    cohort_agreement,
     write_agreement,
 )
 from tfrecord_tools.errors import InputError

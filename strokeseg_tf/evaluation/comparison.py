@@ -16,7 +16,7 @@ RESAMPLES, SEED = 10_000, 0
 _EXACT = 50
 
 #: Resampled values held at once.
-_BLOCK = 1 << 21
+_BLOCK = 1 << 18
 
 
 def compare_paired(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> dict[str, Any]:
