@@ -156,6 +156,14 @@ def test_a_consensus_is_compared_with_each_rater(table, method):
     assert f"`{method}` is the consensus" in agreement_markdown(found)
 
 
+def test_a_rater_with_the_name_of_the_consensus_is_refused(table):
+    text = table.read_text().replace("mask_dwi_r2", "mask_dwi_staple")
+    table.write_text(text)
+    with pytest.raises(InputError, match="study same: no rater may be called 'staple'"):
+        cohort_agreement(table, consensus="staple")
+    assert cohort_agreement(table)["agreement"][0]["pair"] == ["r1", "staple"]
+
+
 def test_a_bad_study_stops_it_or_is_left_out(table, tmp_path):
     (table.parent / "two.nii.gz").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"1 of 4 studies cannot be read.*two: .*two\.nii\.gz"):

@@ -142,7 +142,9 @@ def _compare(study: Study, consensus: str | None) -> list[AgreementRow]:
         try:
             masks = add_consensus(masks, consensus)
         except ValueError as error:
-            raise InputError(f"study {study.study}: {error}; rename the rater") from error
+            raise InputError(
+                f"study {study.study}: {error}; rename the rater or take another consensus"
+            ) from error
     return study_agreement(study.study, study.group, masks, study.grid.spacing_mm)
 
 
