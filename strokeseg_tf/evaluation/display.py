@@ -54,22 +54,26 @@ def head_limits(
         (last row, first row), (first column, last column), with a margin of 4 that may reach
         beyond the picture.
     """
-    rows, columns = np.nonzero(np.logical_or.reduce([_shadow(picture) for picture in pictures]))
+    found = [_shadow(picture) for picture in pictures]
+    rows, columns = (np.concatenate(places) for places in zip(*found, strict=True))
     if not rows.size:
         rows, columns = (np.array([0, size - 1]) for size in pictures[0].shape[1:])
     return (rows.max() + 4, rows.min() - 4), (columns.min() - 4, columns.max() + 4)
 
 
-def _shadow(picture: np.ndarray) -> np.ndarray:
-    """Where a mask is on any slice; where an image is bright, but for specks of noise."""
+def _shadow(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns where a mask is on any slice; where an image is bright, noise left out."""
     if picture.dtype == bool:
-        return picture.any(axis=0)
-    finite = _sample(picture)
-    finite = finite[np.isfinite(finite)]
-    bright = picture > 0.1 * (np.percentile(finite, 99.5) if finite.size else 0)
-    shadow = np.count_nonzero(bright, axis=0) >= min(2, len(bright))
+        return np.nonzero(picture.any(axis=0))
+    sample = np.ascontiguousarray(_sample(picture))
+    step = -(-picture.shape[1] // sample.shape[1])
+    finite = sample[np.isfinite(sample)]
+    bright = sample > 0.1 * (np.percentile(finite, 99.5) if finite.size else 0)
+    # A speck of noise is alone: in its slice, or among its neighbours.
+    shadow = bright.sum(axis=0, dtype=np.uint16) >= min(2, len(bright))
     opened = ndimage.binary_opening(shadow, np.ones((3, 3), bool))
-    return opened if opened.any() else shadow
+    rows, columns = np.nonzero(opened if opened.any() else shadow)
+    return rows * step, columns * step
 
 
 def _sample(image: np.ndarray) -> np.ndarray:

@@ -114,7 +114,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
             axes.plot([x, x], [level.low, level.high], color="#888888", linewidth=2,
                       transform=across)  # fmt: skip
     if panel.ticks:
-        names = [fill(name, 9) for name in panel.ticks]
+        names = [fill(name.replace(" ml", "\u00a0ml"), 9) for name in panel.ticks]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.6, len(panel.ticks) - 0.4)
     if panel.x_range:

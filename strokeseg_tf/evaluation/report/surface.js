@@ -1,8 +1,10 @@
 // Closed surface of a mask, by naive surface nets (Gibson 1998): a vertex per cell that is neither
 // all in nor all out, a square per pair of face neighbours that differ. Then Taubin's smoothing.
-function surfaceOf(mask, [depth, height, width], rounds) {
+function surfaceOf(mask, shape, rounds) {
+  const [first, last] = boxOf(mask, shape);
+  const [height, width] = shape.slice(1);
   const inside = (z, y, x) =>
-    z >= 0 && y >= 0 && x >= 0 && z < depth && y < height && x < width &&
+    z >= 0 && y >= 0 && x >= 0 && z < shape[0] && y < height && x < width &&
     mask[(z * height + y) * width + x];
   const across = width + 1, layer = across * (height + 1);
   const vertexOf = new Map(), points = [], triangles = [];
@@ -32,9 +34,9 @@ function surfaceOf(mask, [depth, height, width], rounds) {
   const square = (a, b, c, d, out) => {
     triangles.push(...(out ? [[a, b, c], [a, c, d]] : [[a, c, b], [a, d, c]]));
   };
-  for (let z = 0; z <= depth; z++) {
-    for (let y = 0; y <= height; y++) {
-      for (let x = 0; x <= width; x++) {
+  for (let z = first[0]; z <= last[0] + 1; z++) {
+    for (let y = first[1]; y <= last[1] + 1; y++) {
+      for (let x = first[2]; x <= last[2] + 1; x++) {
         const here = !!inside(z, y, x);
         if (here !== !!inside(z - 1, y, x)) {
           square(vertexAt(z, y, x), vertexAt(z, y, x + 1), vertexAt(z, y + 1, x + 1),
@@ -52,6 +54,19 @@ function surfaceOf(mask, [depth, height, width], rounds) {
     }
   }
   return {points: smoothed(points, triangles, rounds), triangles};
+}
+
+// First and last slice, row and column that hold a part of the mask.
+function boxOf(mask, [, height, width]) {
+  const first = [Infinity, Infinity, Infinity], last = [-1, -1, -1];
+  for (let at = mask.indexOf(1); at >= 0; at = mask.indexOf(1, at + 1)) {
+    const row = Math.floor(at / width);
+    [Math.floor(row / height), row % height, at % width].forEach((place, axis) => {
+      first[axis] = Math.min(first[axis], place);
+      last[axis] = Math.max(last[axis], place);
+    });
+  }
+  return [first, last];
 }
 
 // Taubin (1995): a step in and a step out, so that the volume stays.
