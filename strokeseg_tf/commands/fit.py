@@ -42,18 +42,27 @@ def add_arguments(parser):
     )
 
 
-def add_config_arguments(parser):
-    """Declare what decides the configuration: preset, file, single settings."""
+def add_config_arguments(parser, preset="paper", without=()):
+    """Declare what decides the configuration: preset, file, single settings.
+
+    Args:
+        parser: The command's.
+        preset: The default.
+        without: Options of `FIELDS` that the command decides itself.
+    """
     parser.add_argument(
         "--preset",
-        default="paper",
-        help=f"settings to start from: {', '.join(PRESETS)} (default: paper)",
+        default=preset,
+        help=f"settings to start from: {', '.join(PRESETS)} (default: {preset})",
     )
     parser.add_argument(
         "--config", metavar="F", help="JSON file whose settings replace the preset's"
     )
     for option, (_, _, kind, text) in FIELDS.items():
-        parser.add_argument(f"--{option}", type=kind, help=text)
+        if option in without:
+            parser.set_defaults(**{option: None})
+        else:
+            parser.add_argument(f"--{option}", type=kind, help=text)
 
 
 def run(arguments):

@@ -1,0 +1,67 @@
+"""`strokeseg-tf reproduce`: the paper's experiment on any cohort."""
+
+import contextlib
+import json
+import sys
+
+from strokeseg_tf.commands.evaluate import print_summary
+from strokeseg_tf.commands.fit import add_config_arguments, resolve_config
+from strokeseg_tf.console import print_json, progress, remark
+from tfrecord_tools.errors import InputError
+
+HELP = "the paper's experiment: every variant trained, evaluated and reported together"
+EXAMPLES = """\
+  strokeseg-tf reproduce shards/ -o experiment/ --preset small
+  strokeseg-tf reproduce shards/ -o experiment/ --preset paper --precision bfloat16
+  strokeseg-tf reproduce shards/ -o experiment/ --config best_config.json --convention paper
+Interrupted, the same command goes on where it was.
+"""
+
+
+def add_arguments(parser):
+    """Declare the arguments."""
+    parser.add_argument("shards", metavar="SHARDS", help="shards folder")
+    parser.add_argument("-o", "--out", metavar="OUT", required=True, help="folder to write")
+    add_config_arguments(parser, preset="small", without=("variant", "modality", "fold"))
+    parser.add_argument("--split", default="test", help="split to score (default: test)")
+    parser.add_argument(
+        "--convention",
+        default="isles22",
+        help="isles22, isles24, paper or nnunet: what empty masks score (default: isles22)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the evaluation's summary.json")
+    parser.add_argument("--overwrite", action="store_true", help="begin an experiment anew")
+
+
+def run(arguments):
+    """Train and evaluate all, and print the means."""
+    from strokeseg_tf.evaluation.conventions import find_convention
+
+    config = resolve_config(arguments)
+    try:
+        find_convention(arguments.convention)
+    except ValueError as error:
+        raise InputError(f"--convention: {error}") from error
+
+    from strokeseg_tf.experiment import evaluate_variants, train_variants
+
+    # Keras prints its progress bar on standard output, which is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        train_variants(
+            arguments.shards,
+            arguments.out,
+            config,
+            split=arguments.split,
+            convention=arguments.convention,
+            overwrite=arguments.overwrite,
+            verbose=1 if sys.stderr.isatty() else 2,
+            on_run=lambda number, count, name: remark(f"{number} of {count}: {name}"),
+        )
+    with progress("evaluating") as on_study:
+        report = evaluate_variants(arguments.shards, arguments.out, on_study)
+    summary = json.loads((report.parent / "summary.json").read_text(encoding="utf-8"))
+    if arguments.json:
+        print_json(summary)
+        return
+    print_summary(summary)
+    print(report)
