@@ -3,8 +3,10 @@
 import base64
 import io
 import json
+import re
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +14,8 @@ from PIL import Image
 from strokeseg_tf.evaluation.browser import fit_views, run_lengths, study_view
 from strokeseg_tf.evaluation.case import Case
 from strokeseg_tf.evaluation.evaluate import evaluate_cases
+from strokeseg_tf.evaluation.report import write_report
+from strokeseg_tf.evaluation.report.plotly import plotly_block
 
 chromium = pytest.importorskip("chromium", reason="websocket-client is not installed")
 needs_chromium = pytest.mark.skipif(
@@ -149,6 +153,43 @@ def test_pictures_give_way_to_a_budget(cases):
     assert len(few) < len(views) and few[0].study == views[0].study
 
 
+def test_the_page_keeps_to_its_budget_and_says_what_it_left_out(report, cases, tmp_path):
+    summary = json.loads((report.parent / "summary.json").read_text())
+    content = {"summary": summary, "rows": [], "figures": [], "settings": {}}
+    views = [study_view(case) for case in cases]
+    bare = write_report(tmp_path, **content).stat().st_size
+    whole = write_report(tmp_path, **content, views=views).stat().st_size
+    budget = bare + plotly_size() + (whole - bare - plotly_size()) // 2
+    path = write_report(tmp_path, **content, views=views, budget_bytes=budget)
+    assert path.stat().st_size <= budget < whole
+    assert re.search(r"The first \d of 6 studies", path.read_text(encoding="utf-8"))
+
+
+def plotly_size():
+    return len(plotly_block())
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "LPI", "ASL", "PIR", "SRA", "IRP", "RSA"])
+def test_directions_say_where_a_lesion_lies_whatever_the_file_order(axes):
+    """A lesion at the right, front and top of the volume is found there again."""
+    codes = nibabel.orientations.axcodes2ornt(axes).astype(int)
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for file_axis, (world, sign) in enumerate(codes):
+        affine[world, file_axis] = sign
+    mask = np.zeros((12, 10, 8), bool)  # in file order: x, y, slice
+    ends = [slice(-3, None) if sign > 0 else slice(0, 3) for _, sign in codes]
+    mask[tuple(ends)] = True
+    mask = np.moveaxis(mask, 2, 0)
+    images = {"dwi": np.where(mask, 3, 1).astype(np.float32)}
+    view = study_view(Case("s", "stroke", (1, 1, 1), affine, images, {("r1", "dwi"): mask}, {}))
+    place = np.argwhere(decoded(view.masks["rater", "r1", "dwi"], view.shape)).mean(0) + 0.5
+    share = dict(zip(view.directions, place / view.shape, strict=True))
+    opposite = dict(zip("RASLPI", "LPIRAS", strict=True))
+    for end in "RAS":
+        assert share.get(end, 1 - share.get(opposite[end], 1)) > 0.6
+
+
 def test_nan_and_infinity_become_black_and_white(cases):
     image = cases[0].images["dwi"].copy()
     image[4, :32], image[4, 32:] = np.nan, np.inf  # right and left
@@ -230,6 +271,19 @@ def test_a_study_is_found_by_a_part_of_its_id_and_by_its_dice(page):
     page.run("byId('order').value = 'dice'; byId('order').dispatchEvent(new Event('change'))")
     dice = [float(text.rpartition(" ")[2]) for text in options()]
     assert dice == sorted(dice)
+
+
+@needs_chromium
+def test_a_point_pressed_in_a_chart_opens_its_study(page):
+    page.run("document.querySelector('#dice').scrollIntoView()")
+    page.until("document.querySelector('#dice .plot')?._fullData !== undefined")
+    page.run("byId('find').value = 'study-1'; byId('find').dispatchEvent(new Event('input'))")
+    page.run(
+        "document.querySelector('#dice .plot').emit('plotly_click', {points: [{customdata: "
+        "document.querySelector('#dice .plot').data[0].customdata[1]}]})"
+    )
+    page.until("browser.open.study === 'study-2'")
+    assert page.run("document.activeElement.id") == "slices"
 
 
 @needs_chromium

@@ -28,7 +28,7 @@ class Series:
         x: numbers.
         y: numbers; None leaves a gap.
         colour: "#rrggbb".
-        texts: a word on each point, such as its study.
+        texts: a word on each point; that of a study is its id and nothing else.
         errors: half the length of a bar through each point.
     """
 

@@ -145,9 +145,11 @@ async function drawSpace() {
   const head = open.brainShape, size = head.reduce((a, b) => a * b);
   const spacing = open.spacing.map((step, at) => step * open.shape[at] / head[at]);
   const soft = {ambient: 0.55, diffuse: 0.6, specular: 0.1};
-  const traces = [meshOf(maskOf(open.brain, size), head, spacing, open.directions, 6, {
-    name: "head", color: "#9aa7b5", opacity: 0.14, hoverinfo: "skip", lighting: soft,
-  })];
+  const inside = maskOf(open.brain, size), traces = [];
+  if (inside.includes(1)) {
+    traces.push(meshOf(inside, head, spacing, open.directions, 6,
+      {name: "head", color: "#9aa7b5", opacity: 0.14, hoverinfo: "skip", lighting: soft}));
+  }
   for (const {drawer, modality: own, mask} of masks) {
     if (own !== modality || hidden.has(drawer) || !mask.includes(1)) continue;
     const {label, colour} = drawers[drawer];
@@ -163,7 +165,7 @@ async function drawSpace() {
     zaxis: {...axis, title: {text: "down – up"}},
   };
   byId("surfaces").setAttribute("aria-label", `Head of study ${open.study} with the lesions on ` +
-    `${modality.toUpperCase()} of ${traces.slice(1).map(({name}) => name).join(", ") || "nobody"}`);
+    `${modality.toUpperCase()} of ${traces.map(({name}) => name).filter((name) => name !== "head").join(", ") || "nobody"}`);
   const layout = themed({scene, margin: {l: 0, r: 0, t: 0, b: 0}, uirevision: "kept"});
   await plotly.react(byId("surfaces"), traces, layout, plotlyOptions("resetCameraDefault3d"));
 }
@@ -190,6 +192,18 @@ function stepStudy(step) {
   if (!count) return;
   select.selectedIndex = (select.selectedIndex + step + count) % count;
   openStudy(Number(select.value));
+}
+
+// Opens the study of a point that was pressed in a chart, if it is one that can be browsed.
+function showStudy(id) {
+  const at = studies.findIndex(({study}) => study === id);
+  if (at < 0) return;
+  byId("find").value = "";
+  listStudies();
+  byId("study").value = at;
+  openStudy(at);
+  byId("study-browser").scrollIntoView();
+  byId("slices").focus({preventScroll: true});
 }
 
 function startBrowser() {

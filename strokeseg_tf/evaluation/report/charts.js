@@ -57,6 +57,7 @@ async function drawChart(figure, {caption, panels}) {
   picture.classList.add("replaced");
   figure.querySelector("figcaption").classList.add("replaced");
   await draw();
+  live.on("plotly_click", ({points}) => showStudy(points[0].customdata));
   darkScreen.addEventListener("change", draw);
 }
 

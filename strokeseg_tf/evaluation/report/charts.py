@@ -1,6 +1,7 @@
 """The figures of the statistics as Plotly draws them: data and layout, ready for JSON.
 
-Names and study ids are escaped, since Plotly reads a little markup in every text.
+Names and study ids are escaped, since Plotly reads a little markup in every text; `customdata`,
+which is never shown, has them as they are, for the page to find the study of a point.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,7 @@ def _dice_of(rows: Sequence[Row], modality: str, colours: Mapping[str, str]) -> 
                 "name": f"{_plain(run)} · {_plain(rater_title(rater))}",
                 "x": [row["dice"] for row in pool],
                 "text": [_plain(text) for text in words],
+                "customdata": [row["study"] for row in pool],
                 "boxpoints": "all",
                 "pointpos": 0,
                 "jitter": 0.5,
@@ -110,6 +112,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
 def _trace(one: Series) -> dict[str, Any]:
     trace: dict[str, Any] = {"name": _plain(one.name), "x": list(one.x), "y": list(one.y)}
     trace["text"] = [_plain(text) for text in one.texts]
+    trace["customdata"] = list(one.texts)
     words = "%{text}<br>" if one.texts else ""
     trace["hovertemplate"] = f"{words}%{{x:.3~f}}, %{{y:.3~f}}"
     if one.kind == "bar":

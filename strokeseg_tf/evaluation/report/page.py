@@ -81,8 +81,8 @@ def write_report(
         markup.data_block("charts", charts) if charts else "",
         plotly_block() if charts or views else "",
     ]
-    used = sum(len(part.encode()) for part in before + after)
-    browser = browser_section(views, rows, budget_bytes - used - len(_read("report.css")))
+    used = len(_page(summary, [*before, *after]).encode())
+    browser = browser_section(views, rows, budget_bytes - used)
     path = Path(out) / "report.html"
     page = _page(summary, [part for part in (*before, browser, *after) if part])
     path.write_text(page, encoding="utf-8")

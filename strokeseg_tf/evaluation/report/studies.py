@@ -1,7 +1,6 @@
 """The study browser: its controls, and a block of data per study that is read when it is opened."""
 
 import base64
-import json
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any
@@ -54,18 +53,27 @@ def browser_section(views: Sequence[StudyView], rows: Sequence[Row], budget_byte
     scores: dict[str, list[Row]] = {}
     for row in rows:
         scores.setdefault(row["study"], []).append(row)
-    told = sum(len(json.dumps(_data(view, scores, bare=True))) for view in views)
-    kept = fit_views(views, int((budget_bytes - told - 20_000) * 0.74))  # base64 takes 4 for 3
-    lost = len(views) - len(kept)
-    said = f"Slices of {len(kept)} studies. " if not lost else (
-        f"The first {len(kept)} of {len(views)} studies: more would make this file too large. "
-    )  # fmt: skip
-    said += "Contours run along the edges of voxels. Right side of the patient on the left."
-    index = [{"study": view.study, "dice": _lowest(scores.get(view.study, ()))} for view in kept]
-    blocks = [markup.data_block("browsed", {"drawers": _drawers(kept), "studies": index})]
-    blocks += [
-        markup.data_block(f"study-{at}", _data(view, scores)) for at, view in enumerate(kept)
-    ]
+    words = len(_section(views, len(views), scores, bare=True).encode()) + 200
+    parts = sum(len(view.sheets) + len(view.masks) + 1 for view in views)
+    # Base64 takes four letters for three bytes, and four for the last one or two.
+    kept = fit_views(views, (budget_bytes - words - 4 * parts) * 3 // 4)
+    return _section(kept, len(views), scores)
+
+
+def _section(
+    views: Sequence[StudyView], of: int, scores: dict[str, list[Row]], bare: bool = False
+) -> str:
+    said = f"Slices of {of} studies. "
+    if len(views) < of:
+        said = f"The first {len(views)} of {of} studies: more would make this file too large. "
+    said += (
+        "Contours run along the edges of voxels; letters mark the patient's sides (R, L, A, P). A "
+        "point pressed in a chart further down opens its study here."
+    )
+    index = [{"study": view.study, "dice": _lowest(scores.get(view.study, ()))} for view in views]
+    blocks = [markup.data_block("browsed", {"drawers": _drawers(views), "studies": index})]
+    for at, view in enumerate(views):
+        blocks.append(markup.data_block(f"study-{at}", _data(view, scores, bare)))
     return markup.section(TITLE, markup.note(said) + _CONTROLS + "".join(blocks))
 
 
@@ -85,7 +93,7 @@ def _drawers(views: Sequence[StudyView]) -> list[dict[str, Any]]:
     return drawers
 
 
-def _data(view: StudyView, scores: dict[str, list[Row]], bare: bool = False) -> dict[str, Any]:
+def _data(view: StudyView, scores: dict[str, list[Row]], bare: bool) -> dict[str, Any]:
     return {
         "study": view.study,
         "group": view.group,
