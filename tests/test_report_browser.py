@@ -210,6 +210,8 @@ def test_nothing_is_complained_about_and_nothing_is_asked_of_a_network(page):
         figure = f"document.querySelector('figure[data-chart={chart}]')"
         page.run(f"{figure}.scrollIntoView()")
         page.until(f"{figure}.querySelector('svg.main-svg') !== null")
+    saved = "Plotly.toImage(document.querySelector('.plot'), {format: 'png'}).then((p) => p.length)"
+    assert page.run(saved) > 5000
     assert page.complaints() == []
 
 
@@ -338,6 +340,8 @@ def test_the_view_in_space_shows_the_lesions_where_they_are(page):
     z, y, x = np.argwhere(mask).mean(0) + 0.5
     # Towards right, anterior, superior: columns run left and rows run back.
     assert centre == pytest.approx([-x * 3, -y * 3, z * 6], abs=1.5)
+    saved = "Plotly.toImage(byId('surfaces'), {format: 'png'}).then((picture) => picture.length)"
+    assert page.run(saved) > 5000
     page.click("#drawers label:nth-child(3) input")
     page.until("byId('surfaces').data.length === 4")
     assert page.complaints() == []

@@ -31,7 +31,7 @@ _CONTROLS = """<div id="browser" hidden>
 <div id="of-study" class="scroll" role="region" tabindex="0" aria-label="Scores of the study"></div>
 <details id="space"><summary>3-D view of head and lesions</summary>
 <div class="tools"><label>Masks of <select id="space-modality"></select></label></div>
-<div id="surfaces" role="img"></div>
+<div id="surfaces" role="group"></div>
 <p class="note">Surfaces of the masks, smoothed; the head is a rough outline for orientation.
 Turn with the mouse or a finger.</p>
 </details>
