@@ -368,6 +368,7 @@ def test_the_page_fits_its_window_in_light_and_dark(browser, report, width, phon
     browser.run("document.querySelector('#dice').scrollIntoView()")
     browser.until("document.querySelector('#dice svg.main-svg') !== null")
     assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("byId('slices').offsetHeight") < 0.8 * 740  # the slider is seen as well
     page = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("L"))
     assert (np.median(page) < 60) == dark
     ink = browser.run("document.querySelector('#dice .plot').layout.font.color")

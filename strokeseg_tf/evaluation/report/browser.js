@@ -48,8 +48,15 @@ function outlineOf(mask, slice, height, width) {
   return path;
 }
 
+// So large that the slider below is seen as well.
+function fitSlices() {
+  const [width, height] = browser.open.tile, count = Object.keys(browser.sheets).length;
+  byId("slices").style.maxWidth = `${Math.round(count * 0.6 * innerHeight * width / height)}px`;
+}
+
 function drawSlices() {
   const {open, at} = browser;
+  fitSlices();
   const [count, height, width] = open.shape;
   for (const [modality, sheet] of Object.entries(browser.sheets)) {
     const canvas = byId(`canvas-${modality}`), pen = canvas.getContext("2d");
@@ -154,7 +161,7 @@ async function drawSpace() {
     if (own !== modality || hidden.has(drawer) || !mask.includes(1)) continue;
     const {label, colour} = drawers[drawer];
     traces.push(meshOf(mask, open.shape, open.spacing, open.directions, 3,
-      {name: label, color: colour, opacity: 0.7, hoverinfo: "name", lighting: soft}));
+      {name: label, color: colour, opacity: 0.5, hoverinfo: "name", lighting: soft}));
   }
   const axis = {showticklabels: false, showbackground: false, showspikes: false, zeroline: false,
     gridcolor: colourOf("--line"), color: colourOf("--soft")};

@@ -99,7 +99,11 @@ def _panel(panel: Panel) -> dict[str, Any]:
         places = list(range(len(panel.ticks)))
         layout["xaxis"] |= {"tickvals": places, "ticktext": [_plain(t) for t in panel.ticks]}
         room = 0.1 if panel.bands else -0.4  # for the names of the bands
-        layout["xaxis"] |= {"range": [-0.6, len(places) + room], "showgrid": False}
+        layout["xaxis"] |= {
+            "range": [-0.6, len(places) + room],
+            "showgrid": False,
+            "zeroline": False,
+        }
     for axis, limits in (("xaxis", panel.x_range), ("yaxis", panel.y_range)):
         if limits:
             layout[axis]["range"] = list(limits)
