@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 import pytest
 
 from strokeseg_tf.evaluation.figures import Figure
-from strokeseg_tf.evaluation.panels import build_plots, run_colours
+from strokeseg_tf.evaluation.panels import run_colours
 from strokeseg_tf.evaluation.plots import plot_figure
 from strokeseg_tf.evaluation.report import statistics, write_report
 from strokeseg_tf.evaluation.report.charts import build_charts
 from strokeseg_tf.evaluation.scores import SCORE_KEYS
+from strokeseg_tf.evaluation.summary_plots import build_plots
 from strokeseg_tf.evaluation.table import summarise
 
 HOSTILE = '<b>&"$x_{%{text}'

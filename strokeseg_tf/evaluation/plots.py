@@ -10,7 +10,8 @@ import numpy as np
 
 from strokeseg_tf.evaluation.agreement_figure import agreement_figure, volume_figure
 from strokeseg_tf.evaluation.figures import Figure, new_canvas
-from strokeseg_tf.evaluation.panels import Panel, Plot, Series, build_plots
+from strokeseg_tf.evaluation.panels import Panel, Plot, Series
+from strokeseg_tf.evaluation.summary_plots import build_plots
 from strokeseg_tf.evaluation.table import CONTROL, Row, rater_title
 
 if TYPE_CHECKING:

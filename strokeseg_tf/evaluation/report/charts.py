@@ -14,9 +14,9 @@ from strokeseg_tf.evaluation.panels import (
     Level,
     Panel,
     Series,
-    build_plots,
     run_colours,
 )
+from strokeseg_tf.evaluation.summary_plots import build_plots
 from strokeseg_tf.evaluation.table import Row, rater_title
 
 Chart = dict[str, Any]

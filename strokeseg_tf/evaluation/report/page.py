@@ -9,11 +9,11 @@ from typing import Any
 
 from strokeseg_tf.evaluation.browser import StudyView
 from strokeseg_tf.evaluation.figures import Figure
-from strokeseg_tf.evaluation.panels import AGREEMENT
 from strokeseg_tf.evaluation.report import markup, sections, statistics
 from strokeseg_tf.evaluation.report.charts import build_charts
 from strokeseg_tf.evaluation.report.plotly import plotly_block
 from strokeseg_tf.evaluation.report.studies import browser_section
+from strokeseg_tf.evaluation.summary_plots import AGREEMENT
 from strokeseg_tf.evaluation.table import Row
 
 #: What a report is kept under, so that it can be mailed and opened anywhere.
