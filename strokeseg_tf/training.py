@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 
 from strokeseg_tf.config import Config
+from strokeseg_tf.fused_norm import fuse_norms
 from strokeseg_tf.losses import build_loss
 from strokeseg_tf.metrics import build_metrics
 from strokeseg_tf.models.variants import build_model
@@ -115,11 +116,11 @@ def _train(shards, run: Run, config: Config, split, history, verbose):
 
 
 def compile_trainer(network, config: Config, steps_per_epoch):
-    """A second model over the same layers, compiled with the recipe of `config`.
+    """A twin on the same weights, compiled with the recipe of `config`.
 
-    The network itself stays uncompiled: saved, it needs no custom object to load.
+    The network itself stays as it is, uncompiled: saved, it needs no custom object to load.
     """
-    trainer = keras.Model(network.input, network.output, name=network.name)
+    trainer = fuse_norms(network)
     heads = list(network.output)
     # Keras prefixes the names of metrics with the head's where there are several heads.
     prefix = f"{heads[0]}_" if len(heads) == 1 else ""
