@@ -42,11 +42,11 @@ def test_training_passes_are_equal(variant):
     )
     (expected, gradients), (outputs, fused_gradients) = learn(plain, plain), learn(network, fused)
     for name, output in outputs.items():
-        np.testing.assert_allclose(output, expected[name], atol=2e-5, rtol=2e-5)
+        np.testing.assert_allclose(output, expected[name], atol=1e-4, rtol=2e-5)
     assert gradients.keys() == fused_gradients.keys()
     for path, gradient in gradients.items():
         # A bias before a normalisation has no gradient but rounding.
-        atol = 2e-3 * float(tf.reduce_max(tf.abs(gradient))) + 5e-5
+        atol = 2e-3 * float(tf.reduce_max(tf.abs(gradient))) + 2e-4
         np.testing.assert_allclose(fused_gradients[path], gradient, atol=atol, err_msg=path)
     for one, other in zip(plain.weights, network.weights, strict=True):
         np.testing.assert_allclose(other, one, atol=1e-6, err_msg=one.path)
@@ -64,7 +64,7 @@ def test_it_shares_the_weights_and_infers_by_the_moving_statistics():
     assert moved and all(np.ptp(w) > 0 for w in moved if "mean" in w.path)
     for name, output in fused(images(network, 1), training=False).items():
         expected = network(images(network, 1), training=False)[name]
-        np.testing.assert_allclose(output, expected, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(output, expected, atol=5e-5, rtol=1e-5)
 
 
 def test_the_network_keeps_its_stock_layers_and_is_saved_without_custom_objects(tmp_path):
