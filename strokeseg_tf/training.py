@@ -106,7 +106,7 @@ def _train(shards, run: Run, config: Config, split, history, verbose):
         verbose=verbose,
         callbacks=[
             AveragedWeights(swapped=bool(history)),
-            StudyValidation(network, loss, shards, split, settings.rater, threshold),
+            StudyValidation(trainer, loss, shards, split, settings.rater, threshold),
             EpochLogs(),
             recorder,
             keras.callbacks.TensorBoard(run.logs, write_graph=False),
@@ -131,7 +131,17 @@ def compile_trainer(network, config: Config, steps_per_epoch):
         # XLA was measured slower than plain TensorFlow on CPUs, to compile and to run.
         jit_compile=False,
     )
+    _build_state(trainer)
     return trainer
+
+
+def _build_state(trainer):
+    """Make all variables now: made inside the first step they would have it traced twice."""
+    trainer.optimizer.build(trainer.trainable_variables)
+    nothing = {m: keras.ops.zeros((1, *y.shape[1:])) for m, y in trainer.output.items()}
+    trainer.compute_loss(y=nothing, y_pred=nothing)
+    trainer.compute_metrics(None, nothing, nothing)
+    trainer.reset_metrics()
 
 
 class EpochLogs(keras.callbacks.Callback):

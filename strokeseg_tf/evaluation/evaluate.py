@@ -49,7 +49,7 @@ def evaluate_cases(
     consensus: str | None = None,
     thresholds: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
-    overlays: int = 12,
+    overlays: int = 4,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Scores every run on every case and writes the evaluation folder.
