@@ -11,7 +11,7 @@ from tfrecord_tools.atomic import new_folder
 
 #: As many phantoms and epochs as two good cores get through in under five minutes. The matrix is
 #: the preset's own size: nothing is resized, and 256 would take five times as long to make.
-STUDIES, CONTROLS, MATRIX, EPOCHS = 130, 11, 112, 5
+STUDIES, CONTROLS, MATRIX, EPOCHS = 130, 11, 112, 6
 SPLIT = "train=0.75,validation=0.1,test=0.15"
 
 

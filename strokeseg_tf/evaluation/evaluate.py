@@ -2,8 +2,10 @@
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,10 +86,7 @@ def evaluate_cases(
     with new_folder(Path(out).resolve(), overwrite, marker=SUMMARY) as folder:
         (folder / "figures").mkdir()
         drawn = []
-        for case in cases:
-            case = gathered.add(case)
-            if case.images:
-                gathered.views.append(study_view(case))
+        for case in gathered.add_all(cases):
             if len(drawn) < overlays and case.images:
                 drawn.append(_draw_case(case, folder / "figures", len(drawn) + 1))
         if not gathered.rows:
@@ -98,6 +97,20 @@ def evaluate_cases(
         summary = gathered.summary(thresholds or {}, bool(settings.get("phantom")))
         _write(folder, summary, gathered, drawn, settings)
     return summary
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A case, the consensus among its references, and what is kept of it."""
+
+    case: Case
+    rows: list[Row]
+    agreement: list[AgreementRow]
+    view: StudyView | None
+
+
+#: Cases that are measured at once, in threads: the work is in libraries that let others run.
+_THREADS = 2
 
 
 class _Gathered:
@@ -111,8 +124,19 @@ class _Gathered:
         self._agreement: list[AgreementRow] = []
         self._curves: dict[tuple[str, str, str], ProbabilityCurves] = {}
 
-    def add(self, case: Case) -> Case:
-        """Scores a case; it comes back with the consensus among its references."""
+    def add_all(self, cases: Iterable[Case]) -> Iterator[Case]:
+        """Measures cases, a few ahead, and gives them back in order, with the consensus."""
+        waiting: deque[Future] = deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for case in cases:
+                self._check(case)
+                waiting.append(pool.submit(self._measure, case))
+                if len(waiting) > _THREADS:
+                    yield self._keep(waiting.popleft().result())
+            while waiting:
+                yield self._keep(waiting.popleft().result())
+
+    def _check(self, case: Case) -> None:
         if case.study in self.studies:
             raise ValueError(f"study ids must be unique. Received {case.study} twice.")
         unknown = sorted(set(case.predictions) - set(self._runs))
@@ -121,10 +145,20 @@ class _Gathered:
                 f"predictions must be of {', '.join(self._runs)}. Received {', '.join(unknown)}."
             )
         self.studies.add(case.study)
-        self._agreement += study_agreement(case.study, case.group, case.references, case.spacing_mm)
+
+    def _measure(self, case: Case) -> _Measured:
+        agreement = study_agreement(case.study, case.group, case.references, case.spacing_mm)
         if self._consensus:
             case = replace(case, references=add_consensus(case.references, self._consensus))
-        self.rows += case_rows(case, self._runs, self._convention.name)
+        rows = case_rows(case, self._runs, self._convention.name)
+        return _Measured(case, rows, agreement, study_view(case) if case.images else None)
+
+    def _keep(self, measured: _Measured) -> Case:
+        case = measured.case
+        self.rows += measured.rows
+        self._agreement += measured.agreement
+        if measured.view:
+            self.views.append(measured.view)
         for run, by_modality in case.probabilities.items():
             for (rater, modality), reference in sorted(case.references.items()):
                 if modality in by_modality:
