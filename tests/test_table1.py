@@ -6,8 +6,9 @@ import re
 import pytest
 
 from strokeseg_tf.evaluation.scores import SCORE_KEYS
-from strokeseg_tf.evaluation.table import PAPER_TABLE1, summarise
-from strokeseg_tf.evaluation.table1 import table1_latex, write_table1
+from strokeseg_tf.evaluation.table import summarise
+from strokeseg_tf.evaluation.table1 import PAPER_TABLE1
+from strokeseg_tf.evaluation.table1_files import table1_latex, write_table1
 
 HOSTILE = r"run_1 & 50 % {\evil} $x^2~#"
 

@@ -31,7 +31,7 @@ from strokeseg_tf.evaluation.report import write_report
 from strokeseg_tf.evaluation.scores import scores
 from strokeseg_tf.evaluation.statistics import run_statistics
 from strokeseg_tf.evaluation.table import Row, summarise, write_scores
-from strokeseg_tf.evaluation.table1 import write_table1
+from strokeseg_tf.evaluation.table1_files import write_table1
 from tfrecord_tools.atomic import new_folder
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.names import file_name

@@ -6,7 +6,7 @@ from html import escape
 from math import isfinite
 from typing import Any
 
-from strokeseg_tf.evaluation import table
+from strokeseg_tf.evaluation import table, table1
 from strokeseg_tf.evaluation.report import markup
 from strokeseg_tf.evaluation.scores import SCORE_KEYS
 from strokeseg_tf.evaluation.table import COLUMNS, LABELS, Row
@@ -24,7 +24,7 @@ def summary_section(summary: Mapping[str, Any]) -> str:
         " answered with a prediction, and no control was marked.</p></div>"
     )
     runs = dict.fromkeys((result["run"], result["variant"]) for result in summary["results"])
-    names = ", ".join(f"{run} ({table.VARIANT_TITLES.get(v, v)})" for run, v in runs)
+    names = ", ".join(f"{run} ({table1.VARIANT_TITLES.get(v, v)})" for run, v in runs)
     counts = f"{summary['studies']} studies, {summary['controls']} of them controls. Runs: {names}."
     convention = summary["convention"]
     stated = f"Convention {convention['name']}. {convention['description']}"
@@ -35,12 +35,12 @@ def summary_section(summary: Mapping[str, Any]) -> str:
 
 def table1_section(summary: Mapping[str, Any]) -> str:
     """Table 1: the user's runs, the paper's rows beside them."""
-    columns = table.table1_columns(summary)
+    columns = table1.table1_columns(summary)
     titles = ["Modality", "Model", "Run", "Studies"]
-    titles += [table.column_title(*column) for column in columns]
+    titles += [table1.column_title(*column) for column in columns]
     body = []
-    for row in table.table1_rows(summary):
-        model = table.VARIANT_TITLES.get(row.variant, row.variant)
+    for row in table1.table1_rows(summary):
+        model = table1.VARIANT_TITLES.get(row.variant, row.variant)
         run = "published" if row.run is None else row.run
         cells = [markup.cell(text) for text in (row.modality.upper(), model, run, str(row.n))]
         for key in columns:
@@ -49,7 +49,7 @@ def table1_section(summary: Mapping[str, Any]) -> str:
             cells.append(strong if key in row.best else markup.cell(text))
         kind = ' class="published"' if row.run is None else ""
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
-    inner = markup.table("Table 1", titles, body) + markup.note(table.TABLE1_NOTE)
+    inner = markup.table("Table 1", titles, body) + markup.note(table1.TABLE1_NOTE)
     return markup.section("Table 1 beside the paper's", inner)
 
 

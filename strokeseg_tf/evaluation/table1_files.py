@@ -1,0 +1,137 @@
+"""Table 1 as files: Markdown to read, CSV to go on with, LaTeX for a paper."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from strokeseg_tf.evaluation.table import CONTROL_COLUMNS, control_rows
+from strokeseg_tf.evaluation.table1 import (
+    TABLE1_NOTE,
+    VARIANT_TITLES,
+    Table1Row,
+    column_title,
+    table1_columns,
+    table1_rows,
+)
+
+#: Stands in the column of runs where the numbers are the paper's.
+PUBLISHED = "published"
+
+
+def write_table1(folder: Path | str, summary: dict[str, Any]) -> None:
+    """Writes `table1.md`, `table1.csv` and `table1.tex` into an existing folder."""
+    folder = Path(folder)
+    (folder / "table1.md").write_text(table1_markdown(summary), encoding="utf-8")
+    _write_csv(folder / "table1.csv", summary)
+    (folder / "table1.tex").write_text(table1_latex(summary), encoding="utf-8")
+
+
+def _write_csv(path: Path, summary: dict[str, Any]) -> None:
+    """A row per run or published row; two columns, mean and sd, per rater and metric."""
+    keys = table1_columns(summary)
+    names = [f"{rater}_{metric}_{part}" for rater, metric in keys for part in ("mean", "sd")]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["modality", "variant", "run", "source", "studies", *names])
+        for row in table1_rows(summary):
+            source = PUBLISHED if row.run is None else "run"
+            numbers = [_number(value) for key in keys for value in row.moments(key)]
+            writer.writerow([row.modality, row.variant, row.run or "", source, row.n, *numbers])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
+
+
+def table1_latex(summary: dict[str, Any]) -> str:
+    """The table as a `table*` that needs the package booktabs; the note is its caption."""
+    keys = table1_columns(summary)
+    titles = ["Modality", "Model", "Run", "Studies", *(column_title(*key) for key in keys)]
+    lines, before = [], None
+    for row in table1_rows(summary):
+        if before not in (None, row.modality):
+            lines.append(r"\midrule")
+        before = row.modality
+        lines.append(_latex_row(row, keys))
+    caption = "Phantom data: no claim of accuracy. " if summary.get("phantom") else ""
+    convention = summary["convention"]
+    caption += f"Convention of the runs: {convention['name']}. {convention['description']} "
+    return "\n".join(
+        [
+            "% Needs \\usepackage{booktabs}.",
+            r"\begin{table*}",
+            r"\centering\footnotesize",
+            rf"\begin{{tabular}}{{llll{'c' * len(keys)}}}",
+            r"\toprule",
+            " & ".join(map(_latex, titles)) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{_latex((caption + TABLE1_NOTE).replace('`', ''))}}}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def _latex_row(row: Table1Row, keys: list[tuple[str, str]]) -> str:
+    model = VARIANT_TITLES.get(row.variant, row.variant)
+    name = rf"\emph{{{PUBLISHED}}}" if row.run is None else _latex(row.run)
+    cells = [_latex(row.modality.upper()), _latex(model), name, str(row.n)]
+    for key in keys:
+        text = _latex(row.text(key))
+        cells.append(rf"\textbf{{{text}}}" if key in row.best else text)
+    return " & ".join(cells) + r" \\"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "±": r"$\pm$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "\n": " ",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    """Keeps a name from turning into a command."""
+    return text.translate(str.maketrans(_LATEX))
+
+
+def table1_markdown(summary: dict[str, Any]) -> str:
+    """The user's runs beside the paper's rows, then the controls, as Markdown."""
+    columns = table1_columns(summary)
+    titles = [_escape(column_title(*column)) for column in columns]
+    title = "# Table 1 (phantom data)" if summary.get("phantom") else "# Table 1"
+    lines = [title, "", *_header(["Modality", "Model", "Run", "Studies", *titles])]
+    for row in table1_rows(summary):
+        name = "*published*" if row.run is None else _escape(row.run)
+        model = VARIANT_TITLES.get(row.variant, _escape(row.variant))
+        cells = [f"**{row.text(key)}**" if key in row.best else row.text(key) for key in columns]
+        lines.append(_line([_escape(row.modality.upper()), model, name, str(row.n), *cells]))
+    convention = summary["convention"]
+    lines += ["", f"Convention of the runs: `{convention['name']}`. {convention['description']}"]
+    return "\n".join([*lines, "", TABLE1_NOTE, "", *_controls_markdown(summary), ""])
+
+
+def _controls_markdown(summary: dict[str, Any]) -> list[str]:
+    rows = control_rows(summary)
+    if not rows:
+        return ["## Controls", "", "No control studies were evaluated."]
+    body = [_line([_escape(cell) for cell in row]) for row in rows]
+    return ["## Controls", "", *_header(CONTROL_COLUMNS), *body]
+
+
+def _header(titles: Sequence[str]) -> list[str]:
+    return [_line(titles), _line(["---"] * len(titles))]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    """Keeps a name from ending its cell or turning into markup."""
+    marks = {"\\": "\\\\", "|": "\\|", "*": "\\*", "<": "&lt;", "\n": " "}
+    return text.translate(str.maketrans(marks))
