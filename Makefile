@@ -16,8 +16,8 @@ CORE = models losses metrics optimiser preprocessing augmentation schema reader 
 demo: $(VENV)/installed  ## the main job on a phantom cohort
 	$(BIN)/strokeseg-tf demo --out demo --overwrite
 
-test: $(VENV)/installed  ## every test but the long ones
-	$(PYTEST) -m "not slow"
+test: $(VENV)/installed  ## every test but the long ones, a file at a time on each core
+	$(PYTEST) -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/installed  ## the long ones
 	$(PYTEST) -m slow
