@@ -152,7 +152,7 @@ def test_an_output_in_a_place_that_cannot_be_written_is_one_line(cohort, tmp_pat
 def test_the_chain_from_studies_to_masks(cohort, tmp_path):
     """convert, inspect, fit, evaluate, predict and export, as a user types them."""
     config = {
-        "model": {"filters": [2, 3, 4], "bottleneck": 4, "image_size": 32},
+        "model": {"filters": [2, 3], "bottleneck": 3, "image_size": 32},
         "training": {"epochs": 1},
     }
     (tmp_path / "tiny.json").write_text(json.dumps(config))

@@ -14,7 +14,8 @@ from tfrecord_tools.errors import InputError
 from tfrecord_tools.shards import read_dataset_info
 
 TINY = SMALL.replace(
-    model={"filters": (2, 3, 4), "bottleneck": 4, "image_size": 32}, training={"epochs": 1}
+    model={"variant": "unimodal", "modality": "adc", "filters": (2, 3), "image_size": 32},
+    training={"epochs": 1},
 )
 
 

@@ -30,7 +30,7 @@ def test_units_are_inferred_study_by_study(shards):
 
 def test_they_train_and_predict_on_their_own_grid(isles22, shards, tmp_path):
     tiny = SMALL.replace(
-        model={"filters": [2, 3, 4], "bottleneck": 4, "image_size": 48}, training={"epochs": 1}
+        model={"filters": [2, 3], "bottleneck": 3, "image_size": 48}, training={"epochs": 1}
     )
     fit(shards, tmp_path / "run", tiny, verbose=0)
     studies = find_studies(isles22)

@@ -21,7 +21,7 @@ def make_run(folder, **model):
     import keras
 
     keras.utils.set_random_seed(3)
-    config = SMALL.replace(model={"filters": [2, 3, 4], "bottleneck": 4, "image_size": 32} | model)
+    config = SMALL.replace(model={"filters": [2, 3], "bottleneck": 3, "image_size": 32} | model)
     run = Run(folder)
     folder.mkdir(parents=True)
     run.write_config(config)
@@ -39,8 +39,13 @@ def served(run, tmp_path_factory):
     return export(run.folder, tmp_path_factory.mktemp("served") / "strokeseg")
 
 
-def test_served_probabilities_equal_those_of_predict(run, served, shards):
-    predictor, signature = load_predictor(run.folder), load_predictor(served)
+@pytest.fixture(scope="module")
+def loaded(served):
+    return load_predictor(served)
+
+
+def test_served_probabilities_equal_those_of_predict(run, loaded, shards):
+    predictor, signature = load_predictor(run.folder), loaded
     for study in read_studies(shards, "test"):
         here, there = predictor.predict(study.images), signature.predict(study.images)
         for modality in here:
@@ -49,9 +54,9 @@ def test_served_probabilities_equal_those_of_predict(run, served, shards):
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 50), (8, 32, 32), (17, 40, 33)])
-def test_any_number_of_slices_of_any_size_is_answered_on_its_own_grid(served, shape):
+def test_any_number_of_slices_of_any_size_is_answered_on_its_own_grid(loaded, shape):
     study = {m: np.random.default_rng(0).random(shape, np.float32) for m in ("adc", "dwi")}
-    for probability in load_predictor(served).predict(study).values():
+    for probability in loaded.predict(study).values():
         assert probability.shape == shape
         assert probability.min() >= 0 and probability.max() <= 1
 
@@ -92,7 +97,8 @@ def test_bad_requests_are_refused_from_inside_the_graph(served, adc, dwi, says):
         signature(adc=tf.constant(adc, tf.float32), dwi=tf.constant(dwi, tf.float32))
 
 
-def test_versions_count_up_and_the_highest_is_loaded(run, tmp_path):
+def test_versions_count_up_and_the_highest_is_loaded(tmp_path):
+    run = make_run(tmp_path / "run", variant="unimodal", modality="adc")
     assert export(run.folder, tmp_path / "m", version=3).name == "3"
     assert export(run.folder, tmp_path / "m").name == "4"
     with pytest.raises(InputError, match="exists"):

@@ -20,7 +20,7 @@ from strokeseg_tf.validation import validate
 from tfrecord_tools.errors import InputError
 
 TINY = SMALL.replace(
-    model={"filters": [2, 3, 4], "bottleneck": 4, "image_size": 32},
+    model={"filters": [2, 3], "bottleneck": 3, "image_size": 32},
     training={"epochs": 3, "batch_size": 8, "threshold": None},
 )
 

@@ -36,6 +36,7 @@ def test_a_search_keeps_its_trials_goes_on_and_names_the_best(shards, tmp_path):
         search(shards, tmp_path / "search", TINY, trials=1)
 
 
+@pytest.mark.slow
 def test_the_default_tuner_searches(shards, tmp_path):
     result = search(shards, tmp_path / "search", TINY, trials=2)
     assert len(result["trials"]) == 2
