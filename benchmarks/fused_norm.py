@@ -9,8 +9,7 @@ import argparse
 import statistics
 import time
 
-import keras
-
+# First: it says how TensorFlow, which Keras loads, is to compute.
 from strokeseg_tf import training
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.models.variants import build_model
@@ -51,6 +50,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=30, help="steps of each")
     count = parser.parse_args().steps
+
+    import keras
+
     stock = make_step(lambda network: keras.Model(network.input, network.output))
     fused = make_step(training.fuse_norms)
     rounds = [(timed(stock), timed(fused)) for _ in range(count)]
