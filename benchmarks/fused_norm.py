@@ -10,9 +10,10 @@ import statistics
 import time
 
 # First: it says how TensorFlow, which Keras loads, is to compute.
-from strokeseg_tf import training
 from strokeseg_tf.config import SMALL
+from strokeseg_tf.fused_norm import fuse_norms
 from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.training import compile_trainer
 
 
 def make_step(fuse):
@@ -24,11 +25,8 @@ def make_step(fuse):
     import tensorflow as tf
 
     network = build_model(SMALL.model)
-    before, training.fuse_norms = training.fuse_norms, fuse
-    try:
-        trainer = training.compile_trainer(network, SMALL, steps_per_epoch=100)
-    finally:
-        training.fuse_norms = before
+    trainer = fuse(network)
+    compile_trainer(trainer, SMALL, steps_per_epoch=100)
     shape = (SMALL.training.batch_size, *next(iter(network.input.values())).shape[1:])
     images = {m: tf.random.stateless_uniform(shape, (0, 1)) for m in network.input}
     masks = {m: tf.cast(image > 0.99, tf.float32) for m, image in images.items()}
@@ -54,7 +52,7 @@ def main():
     import keras
 
     stock = make_step(lambda network: keras.Model(network.input, network.output))
-    fused = make_step(training.fuse_norms)
+    fused = make_step(fuse_norms)
     rounds = [(timed(stock), timed(fused)) for _ in range(count)]
     stock_s, fused_s = map(statistics.median, zip(*rounds, strict=True))
     ratio = statistics.median(fused_s / stock_s for stock_s, fused_s in rounds)

@@ -34,6 +34,17 @@ def remark(text: str) -> None:
 
 
 @contextlib.contextmanager
+def keras_progress() -> Iterator[int]:
+    """Keras prints its progress on standard output, which is for results: here it does not.
+
+    Yields:
+        `verbose` for `keras.Model.fit`: bars for a terminal, else a line an epoch.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        yield 1 if sys.stderr.isatty() else 2
+
+
+@contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error; nothing where that is no terminal.
 

@@ -87,12 +87,14 @@ def evaluate_variants(
         The report, `out/evaluation/report.html`.
 
     Raises:
-        InputError: `out` is no experiment, or a run is missing.
+        InputError: `out` is no experiment or one on other data, or a run is missing.
     """
     from strokeseg_tf.evaluation.cases import evaluate_runs
     from strokeseg_tf.evaluation.evaluate import SUMMARY
 
     plan = _read_plan(Path(out) / EXPERIMENT)
+    if plan["data"] != _checksums(shards):
+        raise InputError(f"{out} was trained on other data than {shards}; name those shards")
     evaluation = Path(out) / "evaluation"
     if not (evaluation / SUMMARY).is_file():
         evaluate_runs(
@@ -122,8 +124,13 @@ def _plan(shards: str | Path, config: Config, split: str, convention: str) -> di
         "settings": json.loads(json.dumps(settings)),
         "split": split,
         "convention": convention,
-        "data": {name: facts["sha256"] for name, facts in sorted(info.shards.items())},
+        "data": _checksums(shards),
     }
+
+
+def _checksums(shards: str | Path) -> dict[str, str]:
+    info = read_dataset_info(shards)
+    return {name: facts["sha256"] for name, facts in sorted(info.shards.items())}
 
 
 def _read_plan(path: Path) -> dict:

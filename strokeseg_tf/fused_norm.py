@@ -1,7 +1,7 @@
 """Batch normalisation by TensorFlow's fused kernels, while a network is trained.
 
 Keras spells batch normalisation out in a dozen elementwise operations, which on a CPU take a
-third of a training step. Here a twin of the network shares its weights and normalises with one
+quarter of a training step. Here a twin of the network shares its weights and normalises with one
 kernel; the network itself, which is saved, keeps its stock layers.
 """
 

@@ -90,8 +90,10 @@ def _train(shards, run: Run, config: Config, split, history, verbose):
     )
     with _precision(settings.precision):
         network = build_model(config.model)
+        # The network itself stays as it is: saved, it needs no custom object to load.
+        trainer = fuse_norms(network)
         # Inside, so that Keras adds loss scaling to float16.
-        trainer = compile_trainer(network, config, steps)
+        compile_trainer(trainer, config, steps)
     recorder = RunRecorder(run, network, history)
     if history:
         recorder.restore(trainer)
@@ -115,13 +117,9 @@ def _train(shards, run: Run, config: Config, split, history, verbose):
     return recorder.history
 
 
-def compile_trainer(network, config: Config, steps_per_epoch):
-    """A twin on the same weights, compiled with the recipe of `config`.
-
-    The network itself stays as it is, uncompiled: saved, it needs no custom object to load.
-    """
-    trainer = fuse_norms(network)
-    heads = list(network.output)
+def compile_trainer(trainer, config: Config, steps_per_epoch):
+    """Compile a model with the recipe of `config`, ready for its first step."""
+    heads = list(trainer.output)
     # Keras prefixes the names of metrics with the head's where there are several heads.
     prefix = f"{heads[0]}_" if len(heads) == 1 else ""
     trainer.compile(
@@ -132,7 +130,6 @@ def compile_trainer(network, config: Config, steps_per_epoch):
         jit_compile=False,
     )
     _build_state(trainer)
-    return trainer
 
 
 def _build_state(trainer):

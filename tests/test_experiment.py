@@ -12,6 +12,7 @@ import pytest
 from strokeseg_tf.cli import main
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.experiment import EXPERIMENT, VARIANTS, evaluate_variants, train_variants
+from tfrecord_tools.conversion import convert
 from tfrecord_tools.errors import InputError
 
 TINY = {
@@ -101,6 +102,15 @@ def test_what_is_no_experiment_is_neither_replaced_nor_evaluated(shards, tmp_pat
     with pytest.raises(InputError, match="no experiment"):
         evaluate_variants(shards, out)
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_an_experiment_is_evaluated_on_its_own_data_only(shards, cohort, tmp_path):
+    out = tmp_path / "experiment"
+    with pytest.raises(KeyboardInterrupt):
+        train_variants(shards, out, SMALL, on_run=interrupt)
+    convert(cohort, tmp_path / "other", shares={"train": 0.5, "test": 0.5}, seed=1)
+    with pytest.raises(InputError, match="other data"):
+        evaluate_variants(tmp_path / "other", out)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])

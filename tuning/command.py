@@ -1,7 +1,7 @@
 """`strokeseg-tf tune`: search alpha, gamma and the class weights."""
 
 from strokeseg_tf.commands.fit import add_config_arguments, resolve_config
-from strokeseg_tf.console import print_table
+from strokeseg_tf.console import keras_progress, print_table
 
 HELP = "search alpha, gamma and the class weights with Keras Tuner"
 EXAMPLES = """\
@@ -26,13 +26,10 @@ def add_arguments(parser):
 
 def run(arguments):
     """Search, and print the trials, best first."""
-    import contextlib
-    import sys
-
     config = resolve_config(arguments)
     from tuning.search import BEST_CONFIG, search
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with keras_progress():
         result = search(
             arguments.shards,
             arguments.folder,

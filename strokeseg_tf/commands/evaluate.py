@@ -18,12 +18,7 @@ def add_arguments(parser):
         "runs", metavar="RUN", nargs="+", help="run folders, or folders that predict wrote"
     )
     parser.add_argument("--data", metavar="SHARDS", required=True, help="shards folder")
-    parser.add_argument("--split", default="test", help="split to score (default: test)")
-    parser.add_argument(
-        "--convention",
-        default="isles22",
-        help="isles22, isles24, paper or nnunet: what empty masks score (default: isles22)",
-    )
+    add_scoring_arguments(parser)
     parser.add_argument(
         "--consensus",
         choices=("majority", "staple"),
@@ -34,14 +29,33 @@ def add_arguments(parser):
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
-def run(arguments):
-    """Score, and print the mean Dice of each run."""
+def add_scoring_arguments(parser):
+    """Declare what is scored, and how."""
+    parser.add_argument("--split", default="test", help="split to score (default: test)")
+    parser.add_argument(
+        "--convention",
+        default="isles22",
+        help="isles22, isles24, paper or nnunet: what empty masks score (default: isles22)",
+    )
+
+
+def check_convention(name):
+    """Refuse an unknown convention before anything is done.
+
+    Raises:
+        InputError: With the known ones.
+    """
     from strokeseg_tf.evaluation.conventions import find_convention
 
     try:
-        find_convention(arguments.convention)
+        find_convention(name)
     except ValueError as error:
         raise InputError(f"--convention: {error}") from error
+
+
+def run(arguments):
+    """Score, and print the mean Dice of each run."""
+    check_convention(arguments.convention)
 
     from strokeseg_tf.evaluation.cases import evaluate_runs
 

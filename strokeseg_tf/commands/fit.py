@@ -3,7 +3,7 @@
 import dataclasses
 
 from strokeseg_tf.config import PRESETS, read_config
-from strokeseg_tf.console import print_table, remark
+from strokeseg_tf.console import keras_progress, print_table, remark
 from tfrecord_tools.errors import InputError
 
 HELP = "train one variant on a shards folder"
@@ -71,20 +71,16 @@ def run(arguments):
     if arguments.dry_run:
         print_plan(arguments.shards, config)
         return
-    import contextlib
-    import sys
-
     from strokeseg_tf.training import fit, mean_dice
 
-    # Keras prints its progress bar on standard output, which is for results.
-    with contextlib.redirect_stdout(sys.stderr):
+    with keras_progress() as verbose:
         history = fit(
             arguments.shards,
             arguments.folder,
             config,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
-            verbose=1 if sys.stderr.isatty() else 2,
+            verbose=verbose,
         )
     best = max(history, key=mean_dice)
     columns = [c for c in best if c == "epoch" or c.startswith("val_")]

@@ -1,13 +1,10 @@
 """`strokeseg-tf reproduce`: the paper's experiment on any cohort."""
 
-import contextlib
 import json
-import sys
 
-from strokeseg_tf.commands.evaluate import print_summary
+from strokeseg_tf.commands.evaluate import add_scoring_arguments, check_convention, print_summary
 from strokeseg_tf.commands.fit import add_config_arguments, resolve_config
-from strokeseg_tf.console import print_json, progress, remark
-from tfrecord_tools.errors import InputError
+from strokeseg_tf.console import keras_progress, print_json, progress, remark
 
 HELP = "the paper's experiment: every variant trained, evaluated and reported together"
 EXAMPLES = """\
@@ -23,30 +20,19 @@ def add_arguments(parser):
     parser.add_argument("shards", metavar="SHARDS", help="shards folder")
     parser.add_argument("-o", "--out", metavar="OUT", required=True, help="folder to write")
     add_config_arguments(parser, preset="small", without=("variant", "modality", "fold"))
-    parser.add_argument("--split", default="test", help="split to score (default: test)")
-    parser.add_argument(
-        "--convention",
-        default="isles22",
-        help="isles22, isles24, paper or nnunet: what empty masks score (default: isles22)",
-    )
+    add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the evaluation's summary.json")
     parser.add_argument("--overwrite", action="store_true", help="begin an experiment anew")
 
 
 def run(arguments):
     """Train and evaluate all, and print the means."""
-    from strokeseg_tf.evaluation.conventions import find_convention
-
     config = resolve_config(arguments)
-    try:
-        find_convention(arguments.convention)
-    except ValueError as error:
-        raise InputError(f"--convention: {error}") from error
+    check_convention(arguments.convention)
 
     from strokeseg_tf.experiment import evaluate_variants, train_variants
 
-    # Keras prints its progress bar on standard output, which is for results.
-    with contextlib.redirect_stdout(sys.stderr):
+    with keras_progress() as verbose:
         train_variants(
             arguments.shards,
             arguments.out,
@@ -54,7 +40,7 @@ def run(arguments):
             split=arguments.split,
             convention=arguments.convention,
             overwrite=arguments.overwrite,
-            verbose=1 if sys.stderr.isatty() else 2,
+            verbose=verbose,
             on_run=lambda number, count, name: remark(f"{number} of {count}: {name}"),
         )
     with progress("evaluating") as on_study:

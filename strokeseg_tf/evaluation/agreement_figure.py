@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import ceil, sqrt
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from strokeseg_tf.evaluation.agreement import (
     AgreementRow,
     comparison_of,
 )
-from strokeseg_tf.evaluation.figures import Figure, new_canvas
+from strokeseg_tf.evaluation.figures import Figure, jitter, new_canvas
 from strokeseg_tf.evaluation.table import CONTROL, plus_minus
 
 if TYPE_CHECKING:
@@ -186,11 +186,10 @@ def _draw_points(axes: "Axes", entry: Mapping[str, Any], pool: Sequence[Agreemen
         axes.plot([_place(mean)] * 2, [_STRIP - 13, _STRIP + 13], zorder=1, **_LINE)
     kappa = np.array([_place(row["kappa"]) for row in pool])
     control = np.array([row["group"] == CONTROL for row in pool])
-    # Golden-ratio steps spread the points evenly and the same way every time.
-    jitter = ((np.arange(len(pool)) * (sqrt(5) - 1) / 2) % 1 - 0.5) * 16
+    height = _STRIP + jitter(len(pool), 16)
     for chosen, face in ((~control, _BLUE), (control, "white")):
         look = _POINT | {"markerfacecolor": face, "clip_on": False, "zorder": 3}
-        axes.plot(kappa[chosen], _STRIP + jitter[chosen], **look)
+        axes.plot(kappa[chosen], height[chosen], **look)
     _say(axes, f"{_studies(entry)}, κ {plus_minus(mean, entry['kappa']['sd'])}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from strokeseg_tf.evaluation import markdown
 from strokeseg_tf.evaluation.agreement import BANDS, AgreementRow
 from strokeseg_tf.evaluation.agreement_cohort import cohort_agreement
 from strokeseg_tf.evaluation.agreement_figure import agreement_figure, icc_text, volume_figure
@@ -93,7 +94,10 @@ def agreement_markdown(result: Mapping[str, Any]) -> str:
             "",
         ]
     if result["left_out"]:
-        left = (f"- {_escape(study)}: {_escape(why)}" for study, why in result["left_out"].items())
+        left = (
+            f"- {markdown.escape(study)}: {markdown.escape(why)}"
+            for study, why in result["left_out"].items()
+        )
         lines += [f"Left out ({len(result['left_out'])}):", "", *left, ""]
     return "\n".join([*lines, result["note"], ""])
 
@@ -131,10 +135,4 @@ def _controls(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    cells = [titles, ["---"] * len(titles), *([_escape(cell) for cell in row] for row in rows)]
-    return [f"| {' | '.join(row)} |" for row in cells]
-
-
-def _escape(text: str) -> str:
-    marks = {"\\": "\\\\", "|": "\\|", "*": "\\*", "<": "&lt;", "\n": " "}
-    return text.translate(str.maketrans(marks))
+    return markdown.table(titles, ([markdown.escape(cell) for cell in row] for row in rows))

@@ -184,9 +184,7 @@ def evaluate_runs(
             "data": {
                 "counts": info.counts,
                 "seed": info.seed,
-                "shards": {
-                    name: facts for name, facts in info.shards.items() if name.startswith(split)
-                },
+                "shards": {name: info.shards[name] for name in info.shards_of(split)},
                 "versions": info.versions,
             },
             "runs": {name: source.settings for name, source in sources.items()},

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,11 @@ def new_canvas(
         palette.putpalette(_palette())
         image = image.quantize(palette=palette, dither=0)
     image.save(path, optimize=True)
+
+
+def jitter(count: int, width: float) -> np.ndarray:
+    """Places of points across a strip: golden-ratio steps, even and the same every time."""
+    return ((np.arange(count) * (sqrt(5) - 1) / 2) % 1 - 0.5) * width
 
 
 def _palette() -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strokeseg_tf.evaluation.agreement_figure import agreement_figure, volume_figure
-from strokeseg_tf.evaluation.figures import Figure, new_canvas
+from strokeseg_tf.evaluation.figures import Figure, jitter, new_canvas
 from strokeseg_tf.evaluation.panels import Panel, Plot, Series
 from strokeseg_tf.evaluation.summary_plots import build_plots
 from strokeseg_tf.evaluation.table import CONTROL, Row, rater_title
@@ -149,12 +149,10 @@ def _draw_strip(axes: "Axes", place: int, pool: Sequence[Row]) -> None:
         medianprops={"color": "#D55E00", "linewidth": 1.6}, showfliers=False,
         boxprops=grey, whiskerprops=grey, capprops=grey,
     )  # fmt: skip
-    # Golden-ratio steps spread the points evenly and the same way every time.
-    jitter = ((np.arange(len(pool)) * (sqrt(5) - 1) / 2) % 1 - 0.5) * 0.44
     control = np.array([row["group"] == CONTROL for row in pool])
     faces = np.where(control[:, None], (0, 0, 0, 0), _PALE_BLUE)
     look = {"facecolors": faces, "edgecolors": _BLUE, "linewidths": 0.9, "zorder": 3}
-    axes.scatter(dice, place + jitter, s=size, **look)
+    axes.scatter(dice, place + jitter(len(pool), 0.44), s=size, **look)
 
 
 def _area(volume_ml: float) -> float:

@@ -1,10 +1,10 @@
 """Table 1 as files: Markdown to read, CSV to go on with, LaTeX for a paper."""
 
 import csv
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from strokeseg_tf.evaluation import markdown
 from strokeseg_tf.evaluation.table import CONTROL_COLUMNS, control_rows
 from strokeseg_tf.evaluation.table1 import (
     TABLE1_NOTE,
@@ -101,37 +101,23 @@ def _latex(text: str) -> str:
 
 def table1_markdown(summary: dict[str, Any]) -> str:
     """The user's runs beside the paper's rows, then the controls, as Markdown."""
-    columns = table1_columns(summary)
-    titles = [_escape(column_title(*column)) for column in columns]
-    title = "# Table 1 (phantom data)" if summary.get("phantom") else "# Table 1"
-    lines = [title, "", *_header(["Modality", "Model", "Run", "Studies", *titles])]
+    columns, escape = table1_columns(summary), markdown.escape
+    titles = ["Modality", "Model", "Run", "Studies", *(escape(column_title(*c)) for c in columns)]
+    body = []
     for row in table1_rows(summary):
-        name = "*published*" if row.run is None else _escape(row.run)
-        model = VARIANT_TITLES.get(row.variant, _escape(row.variant))
+        name = f"*{PUBLISHED}*" if row.run is None else escape(row.run)
+        model = VARIANT_TITLES.get(row.variant, escape(row.variant))
         cells = [f"**{row.text(key)}**" if key in row.best else row.text(key) for key in columns]
-        lines.append(_line([_escape(row.modality.upper()), model, name, str(row.n), *cells]))
+        body.append([escape(row.modality.upper()), model, name, str(row.n), *cells])
+    title = "# Table 1 (phantom data)" if summary.get("phantom") else "# Table 1"
     convention = summary["convention"]
-    lines += ["", f"Convention of the runs: `{convention['name']}`. {convention['description']}"]
-    return "\n".join([*lines, "", TABLE1_NOTE, "", *_controls_markdown(summary), ""])
+    stated = f"Convention of the runs: `{convention['name']}`. {convention['description']}"
+    lines = [title, "", *markdown.table(titles, body), "", stated, "", TABLE1_NOTE, ""]
+    return "\n".join([*lines, *_controls_markdown(summary), ""])
 
 
 def _controls_markdown(summary: dict[str, Any]) -> list[str]:
-    rows = control_rows(summary)
+    rows = [[markdown.escape(cell) for cell in row] for row in control_rows(summary)]
     if not rows:
         return ["## Controls", "", "No control studies were evaluated."]
-    body = [_line([_escape(cell) for cell in row]) for row in rows]
-    return ["## Controls", "", *_header(CONTROL_COLUMNS), *body]
-
-
-def _header(titles: Sequence[str]) -> list[str]:
-    return [_line(titles), _line(["---"] * len(titles))]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _escape(text: str) -> str:
-    """Keeps a name from ending its cell or turning into markup."""
-    marks = {"\\": "\\\\", "|": "\\|", "*": "\\*", "<": "&lt;", "\n": " "}
-    return text.translate(str.maketrans(marks))
+    return ["## Controls", "", *markdown.table(CONTROL_COLUMNS, rows)]
