@@ -25,7 +25,7 @@ def demo_commands(seed: int) -> list[str]:
         f"fit shards --run run --preset small --epochs {EPOCHS} --seed {seed}",
         "evaluate run --data shards -o evaluation",
         "predict run cohort/phantom-001 -o predictions",
-        "export run served",
+        "export run served --evaluation evaluation",
     ]
 
 

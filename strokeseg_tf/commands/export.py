@@ -3,7 +3,8 @@
 HELP = "export a run as a SavedModel that takes raw studies"
 EXAMPLES = """\
   strokeseg-tf export runs/dual_v1 served/strokeseg
-  strokeseg-tf export runs/dual_v1 served/strokeseg --version 7
+  strokeseg-tf export runs/dual_v1 served/strokeseg --version 7 --evaluation evaluation/
+  strokeseg-tf export runs/dual_v1 served/strokeseg-bf16 --precision bfloat16
 """
 
 
@@ -13,6 +14,16 @@ def add_arguments(parser):
     parser.add_argument("out", metavar="OUT", help="folder of the model's versions")
     parser.add_argument(
         "--version", type=int, metavar="N", help="number of the version (default: the next)"
+    )
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        help="float32, bfloat16 or int8 (kernels alone) arithmetic (default: float32)",
+    )
+    parser.add_argument(
+        "--evaluation",
+        metavar="EVALUATION",
+        help="folder that evaluate wrote for this run: its results go into the model card",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the version")
 
@@ -25,6 +36,8 @@ def run(arguments):
         arguments.run_folder,
         arguments.out,
         version=arguments.version,
+        precision=arguments.precision,
+        evaluation=arguments.evaluation,
         overwrite=arguments.overwrite,
     )
     print(folder)
