@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from strokeseg_tf.runs import Run, load_network
+from strokeseg_tf.serving.endpoint import is_address, parse_endpoint
 from tfrecord_tools.errors import InputError
 
 
@@ -17,11 +18,16 @@ class SavedModelPredictor:
         threshold: Probability above which a voxel is lesion; by default the export's own.
     """
 
+    #: See `prediction.Predictor`.
+    parallel = 1
+
     def __init__(self, folder, *, threshold=None):
         import tensorflow as tf
 
         from strokeseg_tf.serving.export import DESCRIPTION
+        from strokeseg_tf.serving.inspection import inspect_saved_model
 
+        inspect_saved_model(folder)
         try:
             # The loaded object owns the variables: it must live as long as its signature.
             self._model = tf.saved_model.load(str(folder))
@@ -35,24 +41,40 @@ class SavedModelPredictor:
         if threshold is None and description.is_file():
             threshold = json.loads(description.read_text(encoding="utf-8"))["threshold"]
         self.threshold = 0.5 if threshold is None else threshold
+        self.version = int(Path(folder).name) if Path(folder).name.isdigit() else None
 
     def predict(self, images):
         """See `strokeseg_tf.prediction.Predictor.predict`."""
+        from strokeseg_tf.prediction import check_modalities
+
+        check_modalities(self.modalities, images)
         study = {m: np.asarray(images[m], np.float32) for m in self.modalities}
         outputs = self._signature(**study)
         return {m: outputs[f"{m}_probability"].numpy() for m in self.modalities}
 
 
-def load_predictor(model, *, threshold=None):
-    """Load a run folder, a `.keras` file or a SavedModel folder.
+def load_predictor(model, *, threshold=None, connection=None):
+    """Load a run folder, a `.keras` file, a SavedModel folder, or reach a served model.
 
     Args:
-        model: Path; of a folder of versions the highest is taken.
+        model: Path, of a folder of versions the highest is taken; or an address, see
+            `strokeseg_tf.serving.endpoint`.
         threshold: Probability above which a voxel is lesion; by default the run's own, or 0.5.
+        connection: `strokeseg_tf.serving.connection.Connection`, for an address alone.
 
     Raises:
-        InputError: It is none of these, or damaged.
+        InputError: It is none of these, or damaged, or nobody answers.
     """
+    if is_address(model):
+        from strokeseg_tf.serving.remote import RemotePredictor
+
+        endpoint = parse_endpoint(model)
+        return RemotePredictor(endpoint, threshold=threshold, connection=connection)
+    if connection is not None:
+        raise InputError(
+            f"{model} is a path: --deadline, --max-message-mb and --ca-file are for models on a "
+            "server; leave them out"
+        )
     path = Path(model)
     if (path / "saved_model.pb").is_file():
         return SavedModelPredictor(path, threshold=threshold)

@@ -33,6 +33,20 @@ class Prediction:
         return float(self.mask.sum()) * self.grid.voxel_ml
 
 
+def check_modalities(modalities, images: Mapping) -> None:
+    """Refuse a study that lacks an image the model takes.
+
+    Raises:
+        InputError: It does.
+    """
+    missing = [m for m in modalities if m not in images]
+    if missing:
+        raise InputError(
+            f"the model needs {' and '.join(modalities)}, but there is no "
+            f"{' and no '.join(missing)}; give that image or use a unimodal model"
+        )
+
+
 class Predictor:
     """Runs a model over whole studies.
 
@@ -41,6 +55,11 @@ class Predictor:
         threshold: Probability above which a voxel is lesion.
         batch_size: Slices that go through the network at once.
     """
+
+    #: Only exports are numbered.
+    version = None
+    #: Studies at a time that keep it busy: one takes all cores.
+    parallel = 1
 
     def __init__(self, model, *, threshold=0.5, batch_size=8):
         self.modalities = modalities_of(model)
@@ -56,12 +75,7 @@ class Predictor:
 
     def preprocess(self, images: Mapping[str, np.ndarray]) -> dict:
         """The network's input for a study's images `{modality: (slices, height, width)}`."""
-        missing = [m for m in self.modalities if m not in images]
-        if missing:
-            raise InputError(
-                f"the model needs {' and '.join(self.modalities)}, but there is no "
-                f"{' and no '.join(missing)}; give that image or use a unimodal model"
-            )
+        check_modalities(self.modalities, images)
         inputs = {}
         for modality in self.modalities:
             volume = tf.convert_to_tensor(images[modality], tf.float32)

@@ -16,7 +16,9 @@ import dataclasses
 import json
 import re
 import ssl
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -122,7 +124,9 @@ class Servable:
             raise Refused(CODES[error.error_code], error.message) from error
         except ValueError as error:  # A shape that the signature excludes.
             raise invalid(str(error)) from error
-        return dict(zip(names, map(np.asarray, values), strict=True))
+        # A string scalar comes as bytes, which numpy would give a type of its own.
+        arrays = [np.asarray(v, object if isinstance(v, bytes) else None) for v in values]
+        return dict(zip(names, arrays, strict=True))
 
 
 class Models:
@@ -206,11 +210,12 @@ def _answering(method):
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """gRPC `PredictionService`."""
 
-    def __init__(self, models):
-        self._models = models
+    def __init__(self, models, gate):
+        self._models, self._gate = models, gate
 
     @_answering
     def Predict(self, request):
+        time.sleep(self._gate.delay_s)
         spec = request.model_spec
         servable = self._models.find(spec.name, _version(spec))
         signature = spec.signature_name or "serving_default"
@@ -384,11 +389,13 @@ class Gate:
     Attributes:
         token: What `authorization: Bearer` must carry, or None.
         unavailable: How many more requests are answered with UNAVAILABLE.
+        delay_s: How long each prediction takes besides.
         requests: How often each path or method was asked for, refused ones too.
     """
 
     token: str | None = None
     unavailable: int = 0
+    delay_s: float = 0.0
     requests: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -453,6 +460,7 @@ class RestHandler(BaseHTTPRequestHandler):
     def _answer(self, body):
         try:
             self.gate.check(self.path, self.headers.get("Authorization"))
+            time.sleep(self.gate.delay_s if self.command == "POST" else 0)
             self._send(200, answer_rest(self.models, self.command, self.path, body))
         except Refused as refusal:
             content = json.dumps({"error": refusal.message}).encode()
@@ -467,6 +475,17 @@ class RestHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
+
+
+class RestListener(ThreadingHTTPServer):
+    """A thread for each connection; a client that goes or fails the handshake is no news."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError | ssl.SSLError):
+            super().handle_error(request, client_address)
 
 
 class ModelServer:
@@ -509,7 +528,7 @@ class ModelServer:
             ],
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(models), self._grpc
+            PredictionService(models, self.gate), self._grpc
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(models), self._grpc)
         if certificate:
@@ -523,9 +542,7 @@ class ModelServer:
     def _start_rest(self, models, certificate, max_bytes, port):
         attributes = {"models": models, "gate": self.gate, "max_bytes": max_bytes}
         handler = type("Handler", (RestHandler,), attributes)
-        ThreadingHTTPServer.allow_reuse_address = True
-        self._rest = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self._rest.daemon_threads = True
+        self._rest = RestListener(("127.0.0.1", port), handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate.certificate, certificate.key)

@@ -1,0 +1,143 @@
+"""A TensorFlow Serving server over its REST API."""
+
+import re
+from http.client import BadStatusLine, RemoteDisconnected
+
+import numpy as np
+import orjson
+import urllib3
+from google.protobuf import json_format
+from tensorflow_serving.apis import get_model_metadata_pb2
+
+from strokeseg_tf.serving.connection import Connection
+from strokeseg_tf.serving.endpoint import Endpoint
+from strokeseg_tf.serving.protocol import Kind, Refusal, Request, ServedModel
+
+#: Seconds in which a server takes a connection, if at all.
+CONNECT_S = 5.0
+
+_KINDS = {
+    400: Kind.INVALID,
+    401: Kind.DENIED,
+    403: Kind.DENIED,
+    404: Kind.NOT_FOUND,
+    413: Kind.TOO_LARGE,
+    429: Kind.UNAVAILABLE,
+    502: Kind.UNAVAILABLE,
+    503: Kind.UNAVAILABLE,
+    504: Kind.LATE,
+}
+
+
+class RestServer:
+    """One server of an endpoint; see `strokeseg_tf.serving.grpc_client.GrpcServer`."""
+
+    #: Bytes of a float32 in a request, about: digits, comma, brackets of the innermost axis.
+    bytes_per_value = 13
+
+    def __init__(self, address: str, endpoint: Endpoint, connection: Connection):
+        self.address = address
+        self._path = f"{endpoint.prefix}/v1/models/{endpoint.model}"
+        host, _, port = address.rpartition(":")
+        settings = {"maxsize": 32, "retries": False, "headers": connection.authorization}
+        if endpoint.secure:
+            context = connection.tls_context()
+            self._pool = urllib3.HTTPSConnectionPool(
+                host, int(port), ssl_context=context, **settings
+            )
+        else:
+            self._pool = urllib3.HTTPConnectionPool(host, int(port), **settings)
+
+    def _path_of(self, version):
+        return self._path if version is None else f"{self._path}/versions/{version}"
+
+    def encode(self, signature, inputs, outputs, version) -> Request:
+        """A request for `predict`: a row a slice, or scalars by column.
+
+        The server writes the numbers of a column with a line and its indentation each, those of a
+        row side by side: the answer is a third as long.
+        """
+        content = {"signature_name": signature}
+        if all(np.ndim(value) for value in inputs.values()):
+            columns = [np.ascontiguousarray(value) for value in inputs.values()]
+            rows = zip(*columns, strict=True)
+            content["instances"] = [dict(zip(inputs, row, strict=True)) for row in rows]
+        else:
+            content["inputs"] = dict(inputs)
+        body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+        return Request((self._path_of(version), body), len(body), tuple(outputs))
+
+    def predict(self, request: Request, timeout_s):
+        """Arrays by name of the output."""
+        path, body = request.content
+        answer = self._ask("POST", f"{path}:predict", timeout_s, body)
+        if "outputs" in answer:
+            columns = answer["outputs"]
+            if len(request.outputs) == 1:
+                columns = {request.outputs[0]: columns}
+        elif len(request.outputs) == 1:
+            columns = {request.outputs[0]: answer["predictions"]}
+        else:
+            columns = {n: [row[n] for row in answer["predictions"]] for n in request.outputs}
+        return {name: _to_array(columns[name]) for name in request.outputs}
+
+    def describe(self, version, timeout_s) -> ServedModel:
+        """What the server says of the model."""
+        answer = self._ask("GET", f"{self._path_of(version)}/metadata", timeout_s)
+        signatures = json_format.ParseDict(
+            answer["metadata"]["signature_def"],
+            get_model_metadata_pb2.SignatureDefMap(),
+            ignore_unknown_fields=True,
+        )
+        return ServedModel.from_signatures(
+            int(answer["model_spec"]["version"]), signatures.signature_def
+        )
+
+    def versions(self, timeout_s) -> list[int]:
+        """The versions of the model that can be asked."""
+        answer = self._ask("GET", self._path, timeout_s)
+        states = answer["model_version_status"]
+        return sorted(int(s["version"]) for s in states if s["state"] == "AVAILABLE")
+
+    def _ask(self, method, path, timeout_s, body=None):
+        timeout = urllib3.Timeout(connect=min(CONNECT_S, timeout_s), read=timeout_s)
+        try:
+            answer = self._pool.request(method, path, body=body, timeout=timeout)
+        except urllib3.exceptions.SSLError as error:
+            raise Refusal(Kind.TLS, str(error)) from error
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise Refusal(Kind.LATE, str(error)) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise _unanswered(error) from error
+        try:
+            content = orjson.loads(answer.data)
+        except orjson.JSONDecodeError:
+            content = None
+        if answer.status != 200:
+            raise _refusal(answer.status, content)
+        if not isinstance(content, dict):
+            raise Refusal(Kind.FAILED, "the answer is no JSON of TensorFlow Serving")
+        return content
+
+
+def _unanswered(error) -> Refusal:
+    """What urllib3 says, without its objects."""
+    cause = error.args[-1] if isinstance(error, urllib3.exceptions.ProtocolError) else error
+    if isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
+        return Refusal(Kind.PROTOCOL, "its first line is none of HTTP")
+    return Refusal(Kind.UNAVAILABLE, re.sub(r"HTTPS?Connection\(.*?\): ", "", str(cause)))
+
+
+def _refusal(status, content) -> Refusal:
+    text = content.get("error") if isinstance(content, dict) else None
+    kind = _KINDS.get(status, Kind.FAILED)
+    if text and "OOM" in text:
+        kind = Kind.TOO_LARGE
+    # A path that is no API of TensorFlow Serving has no JSON.
+    if status == 404 and text is None:
+        kind = Kind.FAILED
+    return Refusal(kind, f"HTTP {status}: {text}" if text else f"HTTP {status}")
+
+
+def _to_array(values):
+    return np.asarray(values) if isinstance(values, str) else np.asarray(values, np.float32)
