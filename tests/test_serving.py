@@ -1,5 +1,6 @@
 """The exported SavedModel: raw studies in, what `predict` gives out, by TensorFlow alone."""
 
+import json
 import subprocess
 import sys
 
@@ -10,8 +11,9 @@ import tensorflow as tf
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.loading import SavedModelPredictor, load_predictor
 from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.preprocessing import preprocess, restore, volume_range
 from strokeseg_tf.runs import Run
-from strokeseg_tf.serving.export import export
+from strokeseg_tf.serving.export import DESCRIPTION, export
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.reader import read_studies
 
@@ -44,6 +46,23 @@ def loaded(served):
     return load_predictor(served)
 
 
+@pytest.fixture(scope="module")
+def model(served):
+    # It owns the variables: it must live as long as its signatures.
+    return tf.saved_model.load(str(served))
+
+
+@pytest.fixture
+def signatures(model):
+    return model.signatures
+
+
+@pytest.fixture
+def study():
+    rng = np.random.default_rng(4)
+    return {m: rng.normal(500, 200, (13, 40, 33)).astype(np.float32) for m in ("adc", "dwi")}
+
+
 def test_served_probabilities_equal_those_of_predict(run, loaded, shards):
     predictor, signature = load_predictor(run.folder), loaded
     for study in read_studies(shards, "test"):
@@ -51,6 +70,63 @@ def test_served_probabilities_equal_those_of_predict(run, loaded, shards):
         for modality in here:
             np.testing.assert_allclose(here[modality], there[modality], atol=1e-5)
             assert there[modality].shape == study.images[modality].shape
+
+
+def test_the_unit_of_an_image_does_not_matter(loaded, study):
+    expected = loaded.predict(study)
+    for scale in (1e-3, 1e3):
+        scaled = {"adc": study["adc"] * np.float32(scale), "dwi": study["dwi"]}
+        for m, probability in loaded.predict(scaled).items():
+            np.testing.assert_allclose(probability, expected[m], atol=1e-5)
+
+
+def test_whole_numbers_of_16_bits_are_answered_as_floats_are(signatures):
+    whole = {m: np.random.default_rng(5).integers(-99, 2999, (3, 40, 33)) for m in ("adc", "dwi")}
+    shorts = {m: tf.constant(x, tf.int16) for m, x in whole.items()}
+    floats = {m: tf.constant(x, tf.float32) for m, x in whole.items()}
+    assert_same(signatures["serving_int16"](**shorts), signatures["serving_default"](**floats))
+
+
+def test_parts_of_a_preprocessed_study_are_its_whole(signatures, study):
+    inputs = {m: preprocess(x, volume_range(x), 32) for m, x in study.items()}
+    parts = [
+        signatures["preprocessed"](**{m: x[i : i + 5] for m, x in inputs.items()})
+        for i in range(0, len(inputs["adc"]), 5)
+    ]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    restored = {name: restore(x, *study["adc"].shape[1:]) for name, x in joined.items()}
+    assert_same(restored, signatures["serving_default"](**study))
+
+
+def test_masks_are_the_probabilities_above_the_threshold_of_the_run(run, tmp_path, study):
+    run.write_threshold({"threshold": 0.01, "split": "validation", "rater": "r1", "dice": {}})
+    try:
+        model = tf.saved_model.load(str(export(run.folder, tmp_path / "m")))
+    finally:
+        run.threshold_file.unlink()
+    study = {m: tf.constant(x) for m, x in study.items()}
+    masks = model.signatures["study_masks"](**study)
+    probabilities = model.signatures["serving_default"](**study)
+    for m in study:
+        expected = probabilities[f"{m}_probability"].numpy() > 0.01
+        assert 0 < expected.mean() < 1
+        assert masks[f"{m}_mask"].dtype == tf.uint8
+        np.testing.assert_array_equal(masks[f"{m}_mask"], expected)
+
+
+def test_the_model_describes_itself(served, signatures):
+    answer = signatures["description"]
+    description = json.loads(answer(request=tf.constant("?"))["description"].numpy())
+    assert description["variant"] == "dual_v1"
+    assert description["image_size"] == 32
+    stored = json.loads((served / DESCRIPTION).read_text())
+    assert description == {key: stored[key] for key in description}
+
+
+def assert_same(some, others):
+    assert sorted(some) == sorted(others)
+    for name, value in some.items():
+        np.testing.assert_allclose(value, others[name], atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 50), (8, 32, 32), (17, 40, 33)])
@@ -88,13 +164,29 @@ print(sorted((name, tuple(value.shape)) for name, value in answer.items()))
     [
         (np.zeros((3, 8, 8)), np.zeros((3, 8, 9)), "one shape"),
         (np.full((3, 8, 8), np.nan), np.zeros((3, 8, 8)), "NaN"),
+        (np.zeros((3, 8, 8)), np.full((3, 8, 8), -np.inf), "infinite"),
         (np.zeros((0, 8, 8)), np.zeros((0, 8, 8)), "at least one slice"),
+        (np.zeros((3, 8, 0)), np.zeros((3, 8, 0)), "at least one slice"),
+        (np.zeros((1, 4097, 1)), np.zeros((1, 4097, 1)), "at most 2048 slices of 4096"),
+        (np.zeros((2049, 1, 1)), np.zeros((2049, 1, 1)), "at most 2048 slices of 4096"),
     ],
 )
-def test_bad_requests_are_refused_from_inside_the_graph(served, adc, dwi, says):
-    signature = tf.saved_model.load(str(served)).signatures["serving_default"]
+@pytest.mark.parametrize("name", ["serving_default", "study_masks"])
+def test_bad_requests_are_refused_from_inside_the_graph(signatures, name, adc, dwi, says):
     with pytest.raises(tf.errors.InvalidArgumentError, match=says):
-        signature(adc=tf.constant(adc, tf.float32), dwi=tf.constant(dwi, tf.float32))
+        signatures[name](adc=tf.constant(adc, tf.float32), dwi=tf.constant(dwi, tf.float32))
+
+
+def test_bad_slices_are_refused_from_inside_the_graph(signatures):
+    for count, value, says in [(0, 0, "at least one slice"), (2, np.nan, "NaN")]:
+        slices = tf.fill((count, 32, 32, 1), tf.constant(value, tf.float32))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=says):
+            signatures["preprocessed"](adc=slices, dwi=slices)
+
+
+def test_a_precision_that_is_none_is_refused_in_one_line(run, tmp_path):
+    with pytest.raises(InputError, match="float32, bfloat16, int8"):
+        export(run.folder, tmp_path / "m", precision="int4")
 
 
 def test_versions_count_up_and_the_highest_is_loaded(tmp_path):
