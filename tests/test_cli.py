@@ -93,6 +93,7 @@ def test_every_command_line_of_the_readme_is_understood(line):
         ["predict", "nowhere", "nowhere", "-o", "out"],
         ["predict", "nowhere", "-o", "out"],
         ["predict", "nowhere", "--adc", "missing.nii.gz", "-o", "out"],
+        ["predict", "nowhere", "nowhere", "-o", "out", "--parallel", "0"],
         ["export", "nowhere", "out"],
         ["synth", "out", "--studies", "1", "--controls", "2"],
         ["synth", "out", "--slices", "26-20"],

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import socket
 import ssl
 import sys
 import threading
@@ -446,6 +447,7 @@ class RestHandler(BaseHTTPRequestHandler):
     def do_POST(self):
         length = int(self.headers["Content-Length"])
         if self.max_bytes and length > self.max_bytes:  # As a proxy before the server does.
+            self.gate.requests[self.path] += 1
             self.close_connection = True
             self._send(413, b"<html>413 Request Entity Too Large</html>", "text/html")
             self._drain(length)
@@ -482,6 +484,24 @@ class RestListener(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._open = set()
+
+    def process_request(self, request, client_address):
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request):
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def drop_connections(self):
+        """End what keeps open, as the end of the process would."""
+        for connection in tuple(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exc_info()[1], ConnectionError | ssl.SSLError):
@@ -559,6 +579,7 @@ class ModelServer:
         self._grpc.stop(0).wait()
         self._rest.shutdown()
         self._rest.server_close()
+        self._rest.drop_connections()
 
     def __enter__(self):
         return self

@@ -37,8 +37,10 @@ class Connection:
     def __post_init__(self):
         if not self.deadline_s > 0:
             raise InputError(f"--deadline must be above 0 seconds, received {self.deadline_s}")
-        if not self.max_message_mb > 0:
-            raise InputError(f"--max-message-mb must be above 0, received {self.max_message_mb}")
+        if not 0 < self.max_message_mb < 2048:  # No message of gRPC reaches 2 GiB.
+            raise InputError(
+                f"--max-message-mb must lie between 0 and 2047, received {self.max_message_mb}"
+            )
         if self.token and not (self.token.isascii() and self.token.isprintable()):
             raise InputError(f"{TOKEN_VARIABLE} holds more than a token: use printable characters")
 

@@ -29,12 +29,14 @@ class Refusal(Exception):
         kind: Why.
         text: What was said, in one line.
         server: Who said it, or None where nothing was sent.
+        waited_s: How long for an answer that did not come.
     """
 
     def __init__(self, kind: Kind, text: str):
         super().__init__(text)
         self.kind, self.text = kind, " ".join(text.split())
         self.server = None
+        self.waited_s = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

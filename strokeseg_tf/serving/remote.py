@@ -2,7 +2,7 @@
 
 import functools
 import json
-import re
+import sys
 import time
 
 import numpy as np
@@ -12,6 +12,7 @@ from strokeseg_tf.prediction import check_modalities
 from strokeseg_tf.preprocessing import preprocess, restore, volume_range
 from strokeseg_tf.serving.connection import TOKEN_VARIABLE, Connection
 from strokeseg_tf.serving.endpoint import Endpoint
+from strokeseg_tf.serving.explanation import explain
 from strokeseg_tf.serving.protocol import Kind, Refusal
 from strokeseg_tf.serving.servers import Servers
 from tfrecord_tools.errors import InputError
@@ -51,11 +52,14 @@ class RemotePredictor:
     def __init__(self, endpoint: Endpoint, *, threshold=None, connection=None):
         self._endpoint, self._connection = endpoint, connection or Connection()
         self._servers = connect(endpoint, self._connection)
-        self._model = self._contact()
+        self.version = endpoint.version
+        self._model = self._contact(lambda server, left: server.describe(self.version, left))
         self.version = self._model.version
         self.modalities = self._model.modalities
-        #: Largest request in bytes; it falls where a server takes less.
+        # What may be sent, in bytes and in slices of `preprocessed`; they fall where a server
+        # takes less, so that the next study is not refused again.
         self._limit = int(self._connection.max_message_mb * 2**20)
+        self._at_once = sys.maxsize
         self.threshold = self._read_threshold() if threshold is None else threshold
 
     @property
@@ -102,7 +106,7 @@ class RemotePredictor:
         }
         parts, start = [], 0
         count, height, width = next(iter(study.values())).shape
-        at_once = min(count, max(1, self._limit // self._bytes_per_slice()))
+        at_once = min(count, self._at_once, max(1, self._limit // self._bytes_per_slice()))
         while start < count:
             try:
                 part = {m: x[start : start + at_once] for m, x in inputs.items()}
@@ -111,6 +115,7 @@ class RemotePredictor:
                 if refusal.kind is not Kind.TOO_LARGE or at_once == 1:
                     raise
                 at_once //= 2
+                self._at_once = min(self._at_once, at_once)
             else:
                 start += at_once
         return {
@@ -125,30 +130,33 @@ class RemotePredictor:
     def _send(self, signature, inputs, *, end):
         """Probabilities by modality."""
         outputs = [f"{m}_probability" for m in self.modalities]
+        # No encoding is shorter than the voxels: what is far too large need not be encoded.
+        self._check_size(sum(x.nbytes for x in inputs.values()))
         request = self._servers.encode(signature, inputs, outputs, self.version)
-        if request.size > self._limit:
-            raise Refusal(
-                Kind.TOO_LARGE, f"{_megabytes(request.size)} are more than --max-message-mb admits"
-            )
+        self._check_size(request.size)
         try:
-            _, answer = self._servers.ask(
+            answer = self._servers.ask(
                 lambda server, left: server.predict(request, left), end - time.monotonic()
             )
         except Refusal as refusal:
             if refusal.kind is Kind.TOO_LARGE:
-                # Who refused this size refuses it from the next study, too: half, and the names.
-                self._limit = min(self._limit, request.size // 2 + 1024)
+                self._limit = min(self._limit, request.size - 1)
             raise
         return {m: answer[f"{m}_probability"] for m in self.modalities}
 
-    def _contact(self):
-        patience = min(CONTACT_S, self._connection.deadline_s)
-        asked = self._endpoint.version
+    def _check_size(self, size):
+        if size > self._limit:
+            raise Refusal(Kind.TOO_LARGE, f"{size / 2**20:.2g} MB are more than may be sent")
+
+    def _contact(self, question):
+        """The answer to a question that comes before the first study."""
         try:
-            _, model = self._servers.ask(lambda s, left: s.describe(asked, left), patience)
+            return self._servers.ask(question, CONTACT_S)
         except Refusal as refusal:
             raise self._explained(refusal) from refusal
-        return model
+
+    def _explained(self, refusal):
+        return explain(refusal, self._endpoint, self._connection, self.version)
 
     def _read_threshold(self):
         if "description" not in self._model.signatures:
@@ -157,56 +165,8 @@ class RemotePredictor:
         request = self._servers.encode(
             "description", {"request": ""}, ["description"], self.version
         )
-        try:
-            _, answer = self._servers.ask(lambda s, left: s.predict(request, left), CONTACT_S)
-        except Refusal as refusal:
-            raise self._explained(refusal) from refusal
+        answer = self._contact(lambda server, left: server.predict(request, left))
         return json.loads(answer["description"].item())["threshold"]
-
-    def _explained(self, refusal: Refusal) -> InputError:
-        """What a refusal means for the user, and what to do."""
-        if refusal.kind is Kind.NOT_FOUND:
-            return self._not_found(refusal.server)
-        text = _without_graph(refusal.text)
-        if refusal.server is None:
-            return InputError(f"one slice is too large for a message ({text}); raise the limit")
-        host = refusal.server.address
-        token = f"put its token in the environment variable {TOKEN_VARIABLE}"
-        if self._connection.token:
-            token = f"the token in {TOKEN_VARIABLE} is not one that it knows"
-        messages = {
-            Kind.TOO_LARGE: f"{host} takes no message as large as one slice ({text}); raise its "
-            "limit",
-            Kind.INVALID: f"{host} refused the study: {text}",
-            Kind.DENIED: f"{host} refused access ({text}); {token}",
-            Kind.LATE: f"{host} did not answer within {self._connection.deadline_s:g} s; raise "
-            "--deadline, or see whether the server is overloaded",
-            Kind.TLS: f"no secure connection to {host} ({text}); give the certificate of its "
-            "authority with --ca-file, or check that the port speaks TLS",
-            Kind.PROTOCOL: f"{host} does not speak {self._endpoint.protocol} ({text}); TensorFlow "
-            "Serving has gRPC on port 8500 and REST on 8501",
-            Kind.FOREIGN: f"{self._endpoint} is no model that strokeseg-tf export wrote: {text}; "
-            "name another model",
-            Kind.FAILED: f"{host} failed ({text}); see the server's log",
-        }
-        return InputError(messages[refusal.kind])
-
-    def _not_found(self, server) -> InputError:
-        name, version = self._endpoint.model, self._endpoint.version
-        try:
-            versions = server.versions(CONTACT_S)
-        except Refusal as refusal:
-            if refusal.kind is Kind.NOT_FOUND:
-                return InputError(f"{server.address} serves no model named {name}; check the name")
-            return InputError(f"{server.address} does not serve {name} any more ({refusal.text})")
-        there = f"has {', '.join(map(str, versions))}" if versions else "has none ready"
-        gone = version if version is not None else getattr(self, "version", None)
-        if gone is None:
-            return InputError(f"{server.address} has no version of {name} ready; try again later")
-        return InputError(
-            f"version {gone} of {name} is not at {server.address}, which {there}; name another, "
-            "or none for the latest"
-        )
 
 
 def _fits_int16(volume) -> bool:
@@ -215,14 +175,3 @@ def _fits_int16(volume) -> bool:
         and volume.max(initial=0) < 2**15
         and np.array_equal(volume, np.rint(volume))
     )
-
-
-def _megabytes(size) -> str:
-    return f"{size / 2**20:.2g} MB"
-
-
-def _without_graph(text) -> str:
-    """An error of the graph without the names of its nodes."""
-    text = text.partition("[[{{node")[0].replace("Graph execution error:", "")
-    assertion = re.search(r"assertion failed: \[(.*?)\]", text)
-    return " ".join((assertion[1] if assertion else text).split())[:200]

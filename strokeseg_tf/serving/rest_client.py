@@ -114,7 +114,7 @@ class RestServer:
         except orjson.JSONDecodeError:
             content = None
         if answer.status != 200:
-            raise _refusal(answer.status, content)
+            raise _refusal(answer.status, content, path)
         if not isinstance(content, dict):
             raise Refusal(Kind.FAILED, "the answer is no JSON of TensorFlow Serving")
         return content
@@ -128,14 +128,13 @@ def _unanswered(error) -> Refusal:
     return Refusal(Kind.UNAVAILABLE, re.sub(r"HTTPS?Connection\(.*?\): ", "", str(cause)))
 
 
-def _refusal(status, content) -> Refusal:
+def _refusal(status, content, path) -> Refusal:
     text = content.get("error") if isinstance(content, dict) else None
     kind = _KINDS.get(status, Kind.FAILED)
     if text and "OOM" in text:
         kind = Kind.TOO_LARGE
-    # A path that is no API of TensorFlow Serving has no JSON.
     if status == 404 and text is None:
-        kind = Kind.FAILED
+        return Refusal(Kind.FAILED, f"HTTP 404: there is no TensorFlow Serving at {path}")
     return Refusal(kind, f"HTTP {status}: {text}" if text else f"HTTP {status}")
 
 

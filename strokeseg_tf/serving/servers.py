@@ -58,7 +58,7 @@ class Servers:
             patience_s: Seconds in which the answer must come.
 
         Returns:
-            (server, answer).
+            The answer.
 
         Raises:
             NobodyAnswers: The time is over and no server was there.
@@ -77,6 +77,7 @@ class Servers:
                 except Refusal as refusal:
                     refusal.server = server
                     if refusal.kind is Kind.LATE:
+                        refusal.waited_s = patience_s
                         self._set_aside(server, patience_s)
                         self._late.add(server)
                         self._gave_up = True
@@ -86,7 +87,7 @@ class Servers:
                     refusals.append(refusal)
                 else:
                     self._welcome(server)
-                    return server, answer
+                    return answer
             if all(refusal.kind is Kind.NOT_FOUND for refusal in refusals):
                 raise refusals[0]
             spent = time.monotonic() - start
