@@ -139,7 +139,8 @@ def of_other_shape(folder):
 DAMAGES = {
     "not json": lambda folder: (folder / DESCRIPTION).write_text("{"),
     "not an object": lambda folder: (folder / DESCRIPTION).write_text("[]"),
-    "no checksums": lambda folder: (folder / DESCRIPTION).write_text("{}"),
+    "no threshold": lambda folder: (folder / DESCRIPTION).write_text("{}"),
+    "no checksums": lambda folder: (folder / DESCRIPTION).write_text('{"threshold": 0.5}'),
     "pickle": pickled,
     "not an archive": lambda folder: (folder / EXAMPLE).write_bytes(b"PK\x03\x04" + bytes(99)),
     "no example": lambda folder: (folder / EXAMPLE).unlink(),
@@ -153,7 +154,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_behind_right_checksums_is_one_line(copy, capsys, damage):
     DAMAGES[damage](copy)
-    if damage not in ("not json", "not an object", "no checksums"):
+    if damage not in ("not json", "not an object", "no threshold", "no checksums"):
         sign_again(copy)
     assert str(copy) in complaint(capsys, copy)
 

@@ -6,6 +6,7 @@ card does not say. Of studies it holds counts, never ids: cards travel further t
 
 import csv
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,19 +57,31 @@ def model_card(run: Run, network, description: Mapping, evaluation: Path | None 
                 int(variable.shape.num_elements()) for variable in network.trainable_variables
             ),
             "weights_sha256": sha256_of(run.model_file),
+            "exported_on": time.strftime("%Y-%m-%d", time.gmtime()),
             "versions": {"exported with": description["versions"]}
             | ({"trained with": v} if (v := environment.get("versions")) else {}),
         },
         "training": {
-            "studies": {
-                "trained on": len(splits.get(config.training.train_split, ())) or None,
-                "weights chosen on": len(splits.get(config.training.validation_split, ())) or None,
-            },
+            "splits": _split_sizes(environment, splits, config.training),
             "phantom": _is_phantom(splits),
             "settings": config.to_dict(),
             **_history(run),
         },
         "evaluation": None if evaluation is None else _evaluation(run, config, splits, evaluation),
+    }
+
+
+def _split_sizes(environment: Mapping, splits: Mapping, settings) -> dict[str, dict]:
+    """Studies, slices and role of each split of the data that the run was made from."""
+    shards = environment.get("data", {}).get("shards", {}).values()
+    roles = {settings.train_split: "learnt", settings.validation_split: "weights chosen on"}
+    return {
+        name: {
+            "studies": len(studies),
+            "slices": sum(shard["records"] for shard in shards if shard["split"] == name) or None,
+            "role": roles.get(name, "not used"),
+        }
+        for name, studies in splits.items()
     }
 
 

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from strokeseg_tf.evaluation.markdown import escape, table
+from strokeseg_tf.evaluation.table import rater_title
 from strokeseg_tf.serving.card import METRICS
 
 TITLES = {"unimodal": "Unimodal", "dual_v1": "Dual V1", "dual_v2": "Dual V2", "dual_v3": "Dual V3"}
 _RESEARCH = "**For research only. Not a medical device: it must not guide diagnosis or treatment.**"
 _PHANTOM = (
-    "**Phantom data.** These studies are synthetic: the figures show that the software works, and "
-    "say nothing about patients."
+    "**Phantom data.** The studies behind these figures are synthetic: the figures show that the "
+    "software works, and say nothing about patients."
 )
+_PHANTOM_WEIGHTS = "**Learnt from phantom data alone: these weights have no use on patients.**"
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
@@ -26,10 +28,12 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "Training data": _training_data(training),
         "Quantitative analyses": _analyses(training, evaluation),
         "Ethical considerations": _ethics(),
-        "Caveats and recommendations": _caveats(training, evaluation),
+        "Caveats and recommendations": _caveats(model, evaluation),
         "Versions and checksum": _versions(model),
     }
     lines = [f"# Model card: ischemic stroke lesions, {TITLES[model['variant']]}", "", _RESEARCH]
+    if training["phantom"]:
+        lines += ["", _PHANTOM_WEIGHTS]
     for title, content in sections.items():
         lines += ["", f"## {title}", "", *content]
     return "\n".join(lines) + "\n"
@@ -39,7 +43,7 @@ def _details(model: Mapping) -> list[str]:
     size, modalities = model["image_size"], _names(model["modalities"])
     return [
         *table(
-            ["", ""],
+            ["Property", "Value"],
             [
                 ["Does", f"marks ischemic lesions in each slice of {modalities}, voxel by voxel"],
                 ["Architecture", f"convolutional, variant `{model['variant']}` of strokeseg-tf"],
@@ -53,6 +57,7 @@ def _details(model: Mapping) -> list[str]:
                 ],
                 ["Output", "a probability for each voxel, on the grid of the input"],
                 ["Arithmetic", f"{model['precision']}"],
+                ["Exported on", model["exported_on"]],
                 ["Threshold", f"{model['threshold']:g}, {escape(model['threshold_source'])}"],
             ],
         ),
@@ -102,7 +107,7 @@ def _evaluation_data(evaluation: Mapping | None) -> list[str]:
     studies, controls = evaluation["studies"], evaluation["controls"]
     lines = [f"{studies} studies, {controls} of them controls without a lesion."]
     if evaluation["phantom"]:
-        lines += ["", _PHANTOM]
+        lines.append("All of them are phantoms: synthetic.")
     for key, role in (
         ("also_trained_on", "the network was trained on"),
         ("also_chosen_on", "the weights were chosen on"),
@@ -114,17 +119,25 @@ def _evaluation_data(evaluation: Mapping | None) -> list[str]:
 
 def _training_data(training: Mapping) -> list[str]:
     settings = training["settings"]["training"]
-    known = [f"{n} studies {role}" for role, n in training["studies"].items() if n]
-    lines = [
-        f"- Studies: {', '.join(known) or 'not recorded by the run'}.",
-        f"- Reference: the masks of rater {escape(settings['rater'])}.",
+    lines = ["The run did not record its studies."]
+    if training["splits"]:
+        lines = table(
+            ["Split", "Studies", "Slices", "Role"],
+            [
+                [escape(name), str(split["studies"]), str(split["slices"] or "–"), split["role"]]
+                for name, split in training["splits"].items()
+            ],
+        )
+    if training["phantom"]:
+        lines += ["", "All of them are phantoms: synthetic."]
+    return [
+        *lines,
+        "",
+        f"- Reference: the masks of rater {rater_title(escape(settings['rater']))}.",
         f"- Epochs: {_epochs(training, settings)}; batches of {settings['batch_size']} slices; "
         f"seed {settings['seed']}.",
         "- Every setting is in `model_card.json`.",
     ]
-    if training["phantom"]:
-        lines += ["", _PHANTOM]
-    return lines
 
 
 def _epochs(training: Mapping, settings: Mapping) -> str:
@@ -155,7 +168,8 @@ def _analyses(training: Mapping, evaluation: Mapping | None) -> list[str]:
             ],
         ),
         "",
-        "By the volume that the rater drew; missed: not one voxel was marked.",
+        "By the volume that the rater drew; missed: not one voxel was marked. A row of few studies "
+        "says little.",
         "",
         *table(
             ["Modality", "Rater", "Lesion", "Studies", "Missed", "Dice", "Sensitivity"],
@@ -182,7 +196,7 @@ def _analyses(training: Mapping, evaluation: Mapping | None) -> list[str]:
 
 
 def _labels(result: Mapping) -> list[str]:
-    return [result["modality"].upper(), escape(result["rater"])]
+    return [result["modality"].upper(), rater_title(escape(result["rater"]))]
 
 
 def _interval(metric: Mapping | None) -> str:
@@ -229,16 +243,19 @@ def _ethics() -> list[str]:
     ]
 
 
-def _caveats(training: Mapping, evaluation: Mapping | None) -> list[str]:
+def _caveats(model: Mapping, evaluation: Mapping | None) -> list[str]:
     lines = [
-        "- Not tested on: any population, site or scanner beyond the studies above. Test it on "
-        "your own before you rely on a number here.",
+        "- Not tested on: any population, site or scanner beyond the studies above, of which age, "
+        "sex and machine are not known. Test it on your own before you rely on a number here.",
         "- Small lesions are the hardest: see the table by size, where there is one.",
         "- The whole study is normalised at once: send all slices of one study together, and "
         "nothing of another.",
     ]
-    if training["phantom"] or (evaluation and evaluation["phantom"]):
-        lines.append("- Phantom data: these weights have no use on patients at all.")
+    if model["precision"] != "float32":
+        lines.append(
+            "- The figures are of the run itself, before its arithmetic was changed to "
+            f"{model['precision']}."
+        )
     if evaluation is None:
         lines.append("- No test evaluation: `strokeseg-tf export --evaluation` adds one.")
     return lines

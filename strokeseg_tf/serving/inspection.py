@@ -13,7 +13,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
 from strokeseg_tf.console import remark
-from strokeseg_tf.serving.layout import SAVED_MODEL, file_differences, read_description
+from strokeseg_tf.serving.layout import (
+    DESCRIPTION,
+    SAVED_MODEL,
+    file_differences,
+    read_description,
+)
 from tfrecord_tools.errors import InputError
 
 #: Other forms of the same file, which TensorFlow or TensorFlow Serving might read instead.
@@ -47,8 +52,8 @@ def inspect_saved_model(folder: str | Path) -> None:
         folder: A version's folder.
 
     Raises:
-        InputError: `saved_model.pb` is damaged, or holds an operation that touches files, runs
-            Python or reaches other machines.
+        InputError: `saved_model.pb` or the description is damaged, or the graph holds an operation
+            that touches files, runs Python or reaches other machines.
     """
     folder = Path(folder)
     check_operations(folder)
@@ -60,13 +65,14 @@ def inspect_saved_model(folder: str | Path) -> None:
 
 
 def _doubt(folder: Path) -> str | None:
-    """What there is to doubt about an export, or None."""
-    try:
-        files = read_description(folder)["files"]
-    except InputError:
+    """What there is to doubt about a model, or None."""
+    described = (folder / DESCRIPTION).exists()
+    files = read_description(folder).get("files") if described else None
+    if not isinstance(files, dict):
         return f"{folder} is a SavedModel of unknown origin (no checksums of strokeseg-tf export)"
-    differences = file_differences(folder, files)
-    return f"{folder} is not as it was exported ({'; '.join(differences)})" if differences else None
+    if differences := file_differences(folder, files):
+        return f"{folder} is not as it was exported ({'; '.join(differences)})"
+    return None
 
 
 def check_operations(folder: str | Path) -> None:

@@ -51,15 +51,14 @@ def read_description(folder: Path) -> dict:
     path = folder / DESCRIPTION
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
+        if not 0 < description["threshold"] < 1:
+            raise ValueError(f"{description['threshold']} is no probability")
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} has no {DESCRIPTION}; name a folder that strokeseg-tf export wrote"
         ) from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); export the run anew") from error
-    files = description.get("files") if isinstance(description, dict) else None
-    if not isinstance(files, dict):
-        raise InputError(f"{path} lists no checksums; export the run anew")
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); export the run anew") from error
     return description
 
 

@@ -52,7 +52,10 @@ def verify(export: str | Path) -> dict:
     """
     folder = version_folder(export)
     description = read_description(folder)
-    differences = file_differences(folder, description["files"])
+    files = description.get("files")
+    if not isinstance(files, dict):
+        raise InputError(f"{folder / DESCRIPTION} lists no checksums; export the run anew")
+    differences = file_differences(folder, files)
     example = None
     if not differences:
         check_operations(folder)
@@ -66,7 +69,7 @@ def verify(export: str | Path) -> dict:
     return {
         "export": str(folder),
         "description_sha256": sha256_of(folder / DESCRIPTION),
-        "files": len(description["files"]),
+        "files": len(files),
         "example": example,
         "differences": differences,
     }
