@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 
@@ -278,6 +279,30 @@ def test_a_late_answer_is_given_up_at_the_deadline(protocol, models):
         with pytest.raises(InputError, match=r"did not answer within 0.6 s; raise --deadline"):
             remote.predict(make_images())
         assert time.monotonic() - start < 4
+
+
+def test_a_server_that_hangs_costs_one_study_and_the_others_go_elsewhere(models):
+    with (
+        ModelServer(models) as good,
+        stopped(models) as hung,
+        socket.create_server(("127.0.0.1", hung.rest_port)),
+    ):
+        remote = connect("http", good, hung, deadline_s=3)
+        with pytest.raises(InputError, match=r"did not answer within 3.0 s"):
+            remote.predict(make_images())
+        for _ in range(4):
+            remote.predict(make_images())
+        assert predictions(good) == 4
+
+
+def test_a_cohort_does_not_wait_for_a_server_that_hangs_study_by_study(models):
+    with ModelServer(models) as server:
+        remote = connect("http", server, deadline_s=1)
+    with socket.create_server(("127.0.0.1", server.rest_port)):
+        with pytest.raises(InputError, match=r"did not answer within 1.0 s"):
+            remote.predict(make_images())
+        with pytest.raises(InputError, match="asked once .*not even say its versions"):
+            remote.predict(make_images())
 
 
 @both_protocols

@@ -72,7 +72,7 @@ class Servers:
                 tries += 1
                 try:
                     # The last try is a try, too: a little time is always left to it.
-                    self._check_alive(server)
+                    self._check_alive(server, min(PROBE_S, patience_s))
                     answer = question(server, max(left, 0.5))
                 except Refusal as refusal:
                     refusal.server = server
@@ -105,11 +105,11 @@ class Servers:
         now = time.monotonic()
         return sorted(in_turn, key=lambda server: self._rests_until[server] > now)
 
-    def _check_alive(self, server):
+    def _check_alive(self, server, within_s):
         """One that was late may hang: it is asked something short before the next study."""
         if server in self._late:
             try:
-                server.versions(PROBE_S)
+                server.versions(within_s)
             except Refusal as refusal:
                 text = f"it does not even say its versions: {refusal.text}"
                 raise Refusal(Kind.UNAVAILABLE, text) from refusal
