@@ -163,7 +163,7 @@ def test_training_is_told_as_the_run_recorded_it(card, page, run):
     training = card["training"]
     assert training["splits"]["train"] == {"studies": 2, "slices": 14, "role": "learnt"}
     assert training["splits"]["validation"]["role"] == "weights chosen on"
-    assert training["splits"]["test"]["role"] == "not used"
+    assert training["splits"]["test"]["role"] == "not learnt"
     assert (training["epochs"], training["best_epoch"]) == (3, 2)
     assert training["validation_dice"] == {"adc": 0.4, "dwi": 0.5}
     assert training["settings"] == run.read_config().to_dict()

@@ -79,7 +79,7 @@ def _split_sizes(environment: Mapping, splits: Mapping, settings) -> dict[str, d
         name: {
             "studies": len(studies),
             "slices": sum(shard["records"] for shard in shards if shard["split"] == name) or None,
-            "role": roles.get(name, "not used"),
+            "role": roles.get(name, "not learnt"),
         }
         for name, studies in splits.items()
     }

@@ -267,7 +267,8 @@ def _versions(model: Mapping) -> list[str]:
         for when, versions in model["versions"].items()
     ]
     return table(
-        ["", ""], [*rows, ["sha256 of the trained weights", f"`{model['weights_sha256']}`"]]
+        ["What", "Which"],
+        [*rows, ["sha256 of the run's `model.keras`", f"`{model['weights_sha256']}`"]],
     )
 
 
