@@ -138,18 +138,40 @@ def compare_speed(table: Path, studies: int, repeats: int) -> None:
 
 
 def compare_jobs(few: Path, many: Path, more: int, repeats: int, jobs: int) -> None:
-    """Print what each further study takes with one process and with `jobs`, their start aside."""
-    seconds = {}
+    """Print what each further study takes with one process and with `jobs`, their start aside.
+
+    What the machine has to give is measured too: as many conversions side by side, each of one
+    process, that know nothing of one another.
+    """
+    ways = {
+        "--jobs 1": (1, lambda table, out: convert(table, out, jobs=1)),
+        f"--jobs {jobs}": (1, lambda table, out: convert(table, out, jobs=jobs)),
+        f"{jobs} side by side": (jobs, lambda table, out: convert_side_by_side(table, out, jobs)),
+    }
+    each = {name: [] for name in ways}
     for _ in range(repeats):
-        for number in (1, jobs):
+        for name, (times, way) in ways.items():
+            taken = {}
             for table in (few, many):
                 with tempfile.TemporaryDirectory() as folder:
-                    taken, _ = timed(convert, table, Path(folder) / "out", jobs=number)
-                    seconds.setdefault((number, table), []).append(taken)
-    middle = {key: statistics.median(times) for key, times in seconds.items()}
-    each = {number: (middle[number, many] - middle[number, few]) / more for number in (1, jobs)}
-    print(f"a further study: {1e3 * each[1]:.0f} ms, with --jobs {jobs} {1e3 * each[jobs]:.0f} ms")
-    print(f"--jobs {jobs} is {each[1] / each[jobs]:.2f} times as fast")
+                    taken[table], _ = timed(way, table, Path(folder) / "out")
+            each[name].append((taken[many] - taken[few]) / more / times)
+    for name, seconds in each.items():
+        gain = statistics.median(a / b for a, b in zip(each["--jobs 1"], seconds, strict=True))
+        taken = 1e3 * statistics.median(seconds)
+        print(f"a further study, {name}: {taken:.0f} ms, {gain:.2f} times as fast as --jobs 1")
+
+
+def convert_side_by_side(table: Path, out: Path, processes: int) -> None:
+    """As many conversions of the same table at once, each in a process of its own."""
+    program = "import sys; from tfrecord_tools.conversion import convert; convert(*sys.argv[1:])"
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, table, out.with_name(f"out{number}")])
+        for number in range(processes)
+    ]
+    for process in running:
+        if process.wait():
+            raise subprocess.CalledProcessError(process.returncode, program)
 
 
 MEASURE = """

@@ -1,6 +1,8 @@
 """What the report's study browser shows of one case, small enough to keep while cases stream by."""
 
+import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -131,7 +133,10 @@ def fit_views(views: Sequence[StudyView], budget_bytes: int) -> list[StudyView]:
             return views
         # Each step takes time: those that would not be enough are passed over, but for the last.
         if rest + share * pictures <= budget_bytes or side == _SMALLER[-1][0]:
-            views = [_shrink(view, side, quality) for view in views]
+            # Pillow works outside of Python's lock.
+            with ThreadPoolExecutor() as executor:
+                shrink = functools.partial(_shrink, side=side, quality=quality)
+                views = list(executor.map(shrink, views))
     while views and sum(view.size for view in views) > budget_bytes:
         views.pop()
     return views
