@@ -249,6 +249,11 @@ def test_impossible_folds_are_refused(cohort, tmp_path, options, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_impossible_shares_are_refused_before_a_study_is_looked_for(tmp_path):
+    with pytest.raises(InputError, match="shares must sum to 1"):
+        convert(tmp_path / "nowhere", tmp_path / "out", shares={"train": 0.5, "test": 0.4})
+
+
 # Bad studies
 
 

@@ -31,6 +31,7 @@ from tfrecord_tools.splits import (
     DEFAULT_SHARES,
     SplitItem,
     check_no_leak,
+    check_shares,
     read_split_file,
     split_folds,
     split_studies,
@@ -114,6 +115,7 @@ def convert(
     if execute:  # Elsewhere, where this process has its folder, others have theirs.
         source = os.path.abspath(source)
     shares = shares or ({"train": 1.0} if folds else DEFAULT_SHARES)
+    check_shares(shares)  # Before hundreds of studies are read.
     try:
         with (
             staged(out, overwrite, marker=MANIFEST, pattern=SHARD_PATTERN) as out,
