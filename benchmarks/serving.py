@@ -38,6 +38,7 @@ from strokeseg_tf.serving.inference import inference_network
 from strokeseg_tf.serving.signature import CHUNK, StudyModel
 
 SHAPE = (24, 256, 256)
+PARTS = ("graph", "precision", "protocol", "start", "load")
 SERVER = Path(__file__).parents[1] / "tests" / "tf_serving.py"
 
 COLD_START = """
@@ -216,23 +217,29 @@ def main():
     parser.add_argument("--rounds", type=int, default=9, help="how often each way is timed")
     parser.add_argument("--requests", type=int, default=167, help="by each number of clients")
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
     options = parser.parse_args()
     study, config = make_study(), PRESETS[options.preset]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = write_run(folder / "run", config)
         served = export(run.folder, folder / "strokeseg")
-        plain = save_unfolded(build_model(config.model), folder / "plain")
         print(f"{options.preset}, {config.model.variant}; study of {SHAPE}")
-        compare_graphs({"as trained": plain, "as exported": served}, study, options.rounds)
-        precisions = {"float32": served} | {
-            precision: export(run.folder, folder / precision, precision=precision)
-            for precision in ("int8", "bfloat16")
-        }
-        compare_graphs(precisions, study, max(options.rounds // 3, 1))
-        compare_ways(run, served, study, options.rounds)
-        cold_start(served, 3)
-        load_test(served, study, options.requests, options.clients)
+        if "graph" in options.parts:
+            plain = save_unfolded(build_model(config.model), folder / "plain")
+            compare_graphs({"as trained": plain, "as exported": served}, study, options.rounds)
+        if "precision" in options.parts:
+            precisions = {"float32": served} | {
+                precision: export(run.folder, folder / precision, precision=precision)
+                for precision in ("int8", "bfloat16")
+            }
+            compare_graphs(precisions, study, options.rounds)
+        if "protocol" in options.parts:
+            compare_ways(run, served, study, options.rounds)
+        if "start" in options.parts:
+            cold_start(served, 3)
+        if "load" in options.parts:
+            load_test(served, study, options.requests, options.clients)
 
 
 if __name__ == "__main__":
