@@ -162,9 +162,8 @@ def test_the_chain_from_studies_to_masks(cohort, tmp_path):
         ["inspect", "shards", "--json"],
         ["fit", "shards", "--run", "run", "--preset", "small", "--config", "tiny.json"],
         ["evaluate", "run", "--data", "shards", "-o", "evaluation"],
-        ["predict", "run", cohort / "phantom-001", "-o", "predictions", "--json"],
         ["export", "run", "served"],
-        ["predict", "served", cohort, "-o", "all", "--probabilities"],
+        ["predict", "served", cohort, "-o", "predictions", "--probabilities", "--json"],
     ]
     results = {}
     for line in lines:
@@ -180,7 +179,7 @@ def test_the_chain_from_studies_to_masks(cohort, tmp_path):
         assert (tmp_path / "evaluation" / name).exists()
     for modality in ("adc", "dwi"):
         assert (tmp_path / "predictions" / f"phantom-001_{modality}_mask.nii.gz").is_file()
-    assert len(list((tmp_path / "all").glob("*_probability.nii.gz"))) == 16
+    assert len(list((tmp_path / "predictions").glob("*_probability.nii.gz"))) == 16
     assert (tmp_path / "served" / "1" / "saved_model.pb").is_file()
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.fused_norm import FusedNormalization, fuse_norms
-from strokeseg_tf.models.variants import VARIANTS, build_model
+from strokeseg_tf.models.variants import build_model
 
 TINY = {"filters": [4, 6, 8], "bottleneck": 8, "image_size": 32}
 
@@ -33,7 +33,7 @@ def learn(network, model):
     )
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["unimodal", "dual_v3"])
 def test_training_passes_are_equal(variant):
     plain, network = build(variant), build(variant)
     fused = fuse_norms(network)

@@ -54,13 +54,13 @@ def variables(*values):
 
 
 @pytest.mark.parametrize("clipnorm", [None, 0.1])
-@pytest.mark.parametrize("rate", [RATE, build_schedule(RATE, 20, 0.3)], ids=["fixed", "schedule"])
+@pytest.mark.parametrize("rate", [RATE, build_schedule(RATE, 8, 0.3)], ids=["fixed", "schedule"])
 @pytest.mark.parametrize("others", [{}, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-5}])
 def test_it_is_the_adamw_of_keras(clipnorm, rate, others):
     options = {"weight_decay": 0.1, "clipnorm": clipnorm} | others
     reference, model = small_model(), small_model()
     theirs, ours = keras.optimizers.AdamW(rate, **options), FlatAdamW(rate, **options)
-    for step in range(20):
+    for step in range(8):
         step_gradients = gradients(reference, step)
         theirs.apply(step_gradients, reference.trainable_variables)
         ours.apply(step_gradients, model.trainable_variables)
@@ -240,6 +240,7 @@ TRAIN_ON_TWO_DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_two_devices_with_half_a_batch_each_train_as_one():
     script = textwrap.dedent(TRAIN_ON_TWO_DEVICES)
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

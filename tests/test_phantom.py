@@ -214,6 +214,7 @@ def test_the_head_fits_into_the_field_of_view(strokes):
 # Raters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pair", "mean"),
     [
@@ -232,6 +233,7 @@ def test_agreement_is_the_papers(cohort_82, pair, mean):
     assert 0.12 < np.mean((kappas > 0.2) & (kappas <= 0.6)) < 0.45
 
 
+@pytest.mark.slow
 def test_raters_do_not_merely_grow_or_shrink_each_other(cohort_82):
     """Within one cohort R2 draws more than R1 in some studies and less in others."""
     strokes = [s for s in cohort_82 if s.group == "stroke"]
@@ -239,6 +241,7 @@ def test_raters_do_not_merely_grow_or_shrink_each_other(cohort_82):
     assert 0.2 < more < 0.8
 
 
+@pytest.mark.slow
 def test_every_stroke_has_four_masks_with_something_in_them(cohort_82):
     for study in cohort_82:
         assert all(m.any() == (study.group == "stroke") for m in study.masks.values())
@@ -252,6 +255,7 @@ def test_volumes_drawn_spread_as_wanted():
     assert high == pytest.approx(200, rel=0.15)
 
 
+@pytest.mark.slow
 def test_volumes_outlined_spread_as_drawn(cohort_82):
     volumes = [volume_ml(s, ("r1", "dwi")) for s in cohort_82 if s.group == "stroke"]
     low, middle, high = np.percentile(volumes, (5, 50, 95))

@@ -98,13 +98,11 @@ def test_parts_of_a_preprocessed_study_are_its_whole(signatures, study):
     assert_same(restored, signatures["serving_default"](**study))
 
 
-def test_masks_are_the_probabilities_above_the_threshold_of_the_run(run, tmp_path, study):
+def test_masks_are_the_probabilities_above_the_threshold_of_the_run(tmp_path, study):
+    run = make_run(tmp_path / "run", variant="unimodal", modality="adc")
     run.write_threshold({"threshold": 0.01, "split": "validation", "rater": "r1", "dice": {}})
-    try:
-        model = tf.saved_model.load(str(export(run.folder, tmp_path / "m")))
-    finally:
-        run.threshold_file.unlink()
-    study = {m: tf.constant(x) for m, x in study.items()}
+    model = tf.saved_model.load(str(export(run.folder, tmp_path / "m")))
+    study = {"adc": tf.constant(study["adc"])}
     masks = model.signatures["study_masks"](**study)
     probabilities = model.signatures["serving_default"](**study)
     for m in study:

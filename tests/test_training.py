@@ -110,6 +110,7 @@ def test_the_same_seed_gives_the_same_run(shards, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_as_if_undisturbed(run, shards, tmp_path):
     """Kill -9 after the first epoch; averaged weights and clipping are part of the state."""
     config = UNIMODAL.replace(optimiser={"ema_momentum": 0.9}, training={"epochs": 4})
@@ -169,7 +170,7 @@ def test_an_unknown_rater_is_refused_before_anything_is_written(shards, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_trains_with_weights_in_float32(shards, tmp_path, precision):
     config = UNIMODAL.replace(training={"precision": precision})
     (row,) = fit(shards, tmp_path / "run", config, verbose=0)
