@@ -186,13 +186,18 @@ def load_test(folder, study, requests, clients):
             predictor.predict(study)
         print(f"memory after 10 requests: {memory_mib(server.pid):.0f} MiB")
         for count in clients:
+            memories = []
             with ThreadPoolExecutor(count) as executor:
                 start = time.perf_counter()
-                list(executor.map(lambda _: predictor.predict(study), range(requests)))
+                for _ in range(5):
+                    list(executor.map(lambda _: predictor.predict(study), range(requests // 5)))
+                    memories.append(f"{memory_mib(server.pid):.0f}")
                 taken = time.perf_counter() - start
-            memory = memory_mib(server.pid)
-            rate = requests / taken
-            print(f"{count:3} clients: {rate:.2f} requests/s; server's memory {memory:.0f} MiB")
+            rate = 5 * (requests // 5) / taken
+            print(
+                f"{count:3} clients: {rate:.2f} requests/s; server's memory after each fifth of "
+                f"{requests}: {', '.join(memories)} MiB"
+            )
 
 
 def cold_start(folder, rounds):
@@ -215,7 +220,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="small", help="network to serve")
     parser.add_argument("--rounds", type=int, default=9, help="how often each way is timed")
-    parser.add_argument("--requests", type=int, default=167, help="by each number of clients")
+    parser.add_argument("--requests", type=int, default=500, help="by each number of clients")
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure")
     options = parser.parse_args()
