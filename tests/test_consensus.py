@@ -69,6 +69,13 @@ def test_staple_finds_the_raters_and_beats_the_majority():
     assert wrong < np.count_nonzero(majority_vote(drawn) != lesion)
 
 
+def test_staple_of_raters_who_drew_all_but_one_voxel_is_a_number():
+    masks = np.ones((9, 2, 2, 4), bool)
+    masks[-1, 0, 0, 0] = False
+    found = staple(list(masks))
+    assert np.isfinite(found.probability).all() and found.mask.all()
+
+
 @given(MASKS)
 @settings(max_examples=30, deadline=None)
 def test_staple_is_a_fixed_point_of_the_published_equations(masks):

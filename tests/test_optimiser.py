@@ -14,6 +14,7 @@ from strokeseg_tf.config import PAPER_CODE
 from strokeseg_tf.optimiser import FlatAdamW, build_optimiser, build_schedule
 
 RATE = 1e-2
+STEPS = 8
 
 
 def small_model(seed=0):
@@ -54,20 +55,22 @@ def variables(*values):
 
 
 @pytest.mark.parametrize("clipnorm", [None, 0.1])
-@pytest.mark.parametrize("rate", [RATE, build_schedule(RATE, 8, 0.3)], ids=["fixed", "schedule"])
+@pytest.mark.parametrize(
+    "rate", [RATE, build_schedule(RATE, STEPS, 0.3)], ids=["fixed", "schedule"]
+)
 @pytest.mark.parametrize("others", [{}, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-5}])
 def test_it_is_the_adamw_of_keras(clipnorm, rate, others):
     options = {"weight_decay": 0.1, "clipnorm": clipnorm} | others
     reference, model = small_model(), small_model()
     theirs, ours = keras.optimizers.AdamW(rate, **options), FlatAdamW(rate, **options)
-    for step in range(8):
+    for step in range(STEPS):
         step_gradients = gradients(reference, step)
         theirs.apply(step_gradients, reference.trainable_variables)
         ours.apply(step_gradients, model.trainable_variables)
     expected, given = flat(reference.trainable_variables), flat(model.trainable_variables)
     assert not np.allclose(expected, flat(small_model().trainable_variables), rtol=0.01)
     np.testing.assert_allclose(given, expected, rtol=1e-6, atol=1e-7)
-    assert int(ours.iterations) == int(theirs.iterations) == 20
+    assert int(ours.iterations) == int(theirs.iterations) == STEPS
 
 
 def test_without_the_rate_in_its_decay_it_is_the_adamw_of_tensorflow_addons():

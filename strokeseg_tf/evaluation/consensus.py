@@ -112,18 +112,21 @@ def _maximise(drawn: np.ndarray, voxels: np.ndarray):
         tissue = (1 - prior) * np.where(drawn, 1 - specificity, specificity).prod(axis=1)
         weight = lesion / (lesion + tissue)
         before = sensitivity, specificity
-        sensitivity = _share(voxels * weight, drawn)
-        specificity = _share(voxels * (1 - weight), ~drawn)
+        sensitivity = _share(voxels * weight, drawn, sensitivity)
+        specificity = _share(voxels * (1 - weight), ~drawn, specificity)
         change = np.abs(np.subtract(before, (sensitivity, specificity))).max()
         steps += 1
     return weight, sensitivity, specificity, steps
 
 
-def _share(weights: np.ndarray, said: np.ndarray) -> np.ndarray:
+def _share(weights: np.ndarray, said: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Share of the weights on which each rater said so, kept off 0 and 1 by the last digit.
 
-    Two raters who are never wrong and contradict each other would leave 0 / 0.
+    Two raters who are never wrong and contradict each other would leave 0 / 0. Where there is no
+    weight at all (every voxel is lesion for certain, or none) nothing is learnt: as before.
     """
+    if not weights.sum():
+        return before
     return np.clip(weights @ said / weights.sum(), 1e-15, 1 - 1e-15)
 
 
