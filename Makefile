@@ -6,24 +6,27 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 VENV = .venv
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest
+# A file at a time on each core.
+PARALLEL = --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # What must hold on the newest TensorFlow, with neither tensorflow-io nor constraints.
 CORE = models losses metrics optimiser preprocessing augmentation schema reader pipeline training \
-	prediction serving real_data
+	fused_norm prediction inference_network serving serving_client verify saved_model_safety \
+	evaluation_report real_data
 
 .PHONY: demo test test-slow test-latest test-beam check bench clean
 
 demo: $(VENV)/installed  ## the main job on a phantom cohort
 	$(BIN)/strokeseg-tf demo --out demo --overwrite
 
-test: $(VENV)/installed  ## every test but the long ones, a file at a time on each core
-	$(PYTEST) -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+test: $(VENV)/installed  ## every test but the long ones
+	$(PYTEST) -m "not slow" $(PARALLEL)
 
 test-slow: $(VENV)/installed  ## the long ones
 	$(PYTEST) -m slow
 
 test-latest: .venv-latest/installed  ## the core on the newest TensorFlow, without tensorflow-io
-	.venv-latest/bin/python -m pytest -m "not slow" $(CORE:%=tests/test_%.py)
+	.venv-latest/bin/python -m pytest -m "not slow" $(PARALLEL) $(CORE:%=tests/test_%.py)
 
 test-beam: .venv-beam/installed  ## conversion in Apache Beam, whose pins differ from ours
 	.venv-beam/bin/python -m pytest tests/test_beam.py

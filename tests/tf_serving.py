@@ -13,6 +13,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import inspect
 import json
 import re
 import socket
@@ -53,6 +54,12 @@ HTTP_STATUS = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
+#: What protobuf calls the option that writes fields of the default value; 5 gave it another name.
+WITH_DEFAULTS = next(
+    name
+    for name in ("always_print_fields_with_no_presence", "including_default_value_fields")
+    if name in inspect.signature(json_format.MessageToDict).parameters
+)
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")
@@ -255,7 +262,7 @@ def answer_rest(models, method, path, body) -> bytes:
         version = version and int(version)
         message = (models.metadata if metadata else models.status)(name, version)
         content = json_format.MessageToDict(
-            message, preserving_proto_field_name=True, including_default_value_fields=True
+            message, preserving_proto_field_name=True, **{WITH_DEFAULTS: True}
         )
         if metadata:
             del content["metadata"]["signature_def"]["@type"]
