@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.serving.endpoint import is_address, parse_endpoint
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.study_files import MODALITIES
 
 
 class SavedModelPredictor:
@@ -36,7 +35,13 @@ class SavedModelPredictor:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"{folder} cannot be loaded as a SavedModel ({reason})") from error
         inputs = self._signature.structured_input_signature[1]
-        self.modalities = tuple(m for m in ("adc", "dwi") if m in inputs)
+        self.modalities = tuple(m for m in MODALITIES if m in inputs)
+        wanted = {f"{m}_probability" for m in self.modalities}
+        if set(inputs) != set(self.modalities) or set(self._signature.structured_outputs) != wanted:
+            raise InputError(
+                f"{folder} is no model of this package: serving_default takes "
+                f"{', '.join(inputs)}; name what strokeseg-tf export wrote"
+            )
         description = Path(folder) / DESCRIPTION
         if threshold is None and description.is_file():
             threshold = json.loads(description.read_text(encoding="utf-8"))["threshold"]
@@ -45,11 +50,9 @@ class SavedModelPredictor:
 
     def predict(self, images):
         """See `strokeseg_tf.prediction.Predictor.predict`."""
-        from strokeseg_tf.prediction import check_modalities
+        from strokeseg_tf.prediction import check_study
 
-        check_modalities(self.modalities, images)
-        study = {m: np.asarray(images[m], np.float32) for m in self.modalities}
-        outputs = self._signature(**study)
+        outputs = self._signature(**check_study(self.modalities, images))
         return {m: outputs[f"{m}_probability"].numpy() for m in self.modalities}
 
 

@@ -7,7 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 from strokeseg_tf.models.variants import modalities_of
-from strokeseg_tf.preprocessing import preprocess, restore, volume_range
+from strokeseg_tf.preprocessing import (
+    MAX_PIXELS,
+    MAX_SLICES,
+    preprocess,
+    restore,
+    volume_range,
+)
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid, resample
 from tfrecord_tools.study import Study
@@ -33,11 +39,18 @@ class Prediction:
         return float(self.mask.sum()) * self.grid.voxel_ml
 
 
-def check_modalities(modalities, images: Mapping) -> None:
-    """Refuse a study that lacks an image the model takes.
+def check_study(modalities, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The images that a model needs, as float32.
+
+    What the served graph refuses is refused for every model, in the same words.
+
+    Args:
+        modalities: What the model needs.
+        images: `(slices, height, width)` by modality; others are left out.
 
     Raises:
-        InputError: It does.
+        InputError: One is missing, holds NaN or infinite voxels, has no voxel or too many, or their
+            shapes differ.
     """
     missing = [m for m in modalities if m not in images]
     if missing:
@@ -45,6 +58,25 @@ def check_modalities(modalities, images: Mapping) -> None:
             f"the model needs {' and '.join(modalities)}, but there is no "
             f"{' and no '.join(missing)}; give that image or use a unimodal model"
         )
+    study = {m: np.asarray(images[m], np.float32) for m in modalities}
+    shapes = {m: volume.shape for m, volume in study.items()}
+    shape = shapes[modalities[0]]
+    if len(set(shapes.values())) > 1:
+        raise InputError(f"adc and dwi must have one shape, received {shapes}; resample one")
+    if len(shape) != 3 or not all(shape):
+        raise InputError(
+            f"a study needs at least one slice and pixel, as (slices, height, width); received "
+            f"the shape {shape}"
+        )
+    if shape[0] > MAX_SLICES or max(shape[1:]) > MAX_PIXELS:
+        raise InputError(
+            f"a study has at most {MAX_SLICES} slices of {MAX_PIXELS} x {MAX_PIXELS} pixels, "
+            f"received {shape}; divide or resample it"
+        )
+    for modality, volume in study.items():
+        if not np.isfinite(volume).all():
+            raise InputError(f"{modality} has NaN or infinite voxels; repair the image")
+    return study
 
 
 class Predictor:
@@ -75,12 +107,10 @@ class Predictor:
 
     def preprocess(self, images: Mapping[str, np.ndarray]) -> dict:
         """The network's input for a study's images `{modality: (slices, height, width)}`."""
-        check_modalities(self.modalities, images)
-        inputs = {}
-        for modality in self.modalities:
-            volume = tf.convert_to_tensor(images[modality], tf.float32)
-            inputs[modality] = preprocess(volume, volume_range(volume), self.size)
-        return inputs
+        return {
+            m: preprocess(volume, volume_range(volume), self.size)
+            for m, volume in check_study(self.modalities, images).items()
+        }
 
     def logits(self, inputs: Mapping) -> dict[str, np.ndarray]:
         """Logits `{modality: (slices, size, size, 1)}` of preprocessed inputs, in batches."""
@@ -99,9 +129,12 @@ class Predictor:
 
         Returns:
             float32 `(slices, height, width)` in [0, 1] by modality.
+
+        Raises:
+            InputError: See `check_study`.
         """
         logits = self.logits(self.preprocess(images))
-        return self.restore(logits, *next(iter(images.values())).shape[1:])
+        return self.restore(logits, *images[self.modalities[0]].shape[1:])
 
     def restore(self, logits, height, width):
         """Probabilities on the study's slices from logits at the network's size."""

@@ -187,6 +187,35 @@ def test_a_precision_that_is_none_is_refused_in_one_line(run, tmp_path):
         export(run.folder, tmp_path / "m", precision="int4")
 
 
+@pytest.mark.parametrize("where", ["run", "export"])
+@pytest.mark.parametrize(
+    ("adc", "dwi", "says"),
+    [
+        (np.zeros((4, 8, 8)), np.zeros((5, 8, 8)), "one shape"),
+        (np.full((3, 8, 8), np.nan), np.zeros((3, 8, 8)), "adc has NaN"),
+        (np.zeros((0, 8, 8)), np.zeros((0, 8, 8)), "at least one slice"),
+        (np.zeros((8, 8)), np.zeros((8, 8)), "at least one slice"),
+        (np.zeros((1, 4097, 1)), np.zeros((1, 4097, 1)), "at most 2048 slices of 4096"),
+    ],
+)
+def test_bad_studies_are_refused_in_one_line_before_the_model(run, loaded, where, adc, dwi, says):
+    predictor = loaded if where == "export" else load_predictor(run.folder)
+    with pytest.raises(InputError, match=says):
+        predictor.predict({"adc": adc, "dwi": dwi})
+
+
+def test_a_model_of_others_is_refused_in_one_line(tmp_path):
+    class Doubling(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None,), name="x")])
+        def serve(self, x):
+            return {"y": 2 * x}
+
+    model = Doubling()
+    tf.saved_model.save(model, str(tmp_path / "1"), signatures=model.serve)
+    with pytest.raises(InputError, match="no model of this package: serving_default takes x"):
+        load_predictor(tmp_path)
+
+
 def test_versions_count_up_and_the_highest_is_loaded(tmp_path):
     run = make_run(tmp_path / "run", variant="unimodal", modality="adc")
     assert export(run.folder, tmp_path / "m", version=3).name == "3"

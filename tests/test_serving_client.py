@@ -24,6 +24,7 @@ from strokeseg_tf.loading import load_predictor
 from strokeseg_tf.serving.connection import TOKEN_VARIABLE, Connection
 from strokeseg_tf.serving.endpoint import Endpoint, parse_endpoint
 from strokeseg_tf.serving.export import export
+from strokeseg_tf.serving.protocol import Refusal
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.layouts import find_studies
 from tfrecord_tools.study_files import StudyFiles
@@ -353,10 +354,18 @@ def test_bad_studies_are_refused_in_one_line(protocol, server):
     broken = {"adc": images["adc"], "dwi": np.full_like(images["dwi"], np.nan)}
     with pytest.raises(InputError, match="dwi has NaN"):
         remote.predict(broken)
-    with pytest.raises(InputError, match="refused the study: adc and dwi must have one shape"):
+    with pytest.raises(InputError, match="adc and dwi must have one shape"):
         remote.predict({"adc": images["adc"], "dwi": images["dwi"][:, 1:]})
-    with pytest.raises(InputError, match="refused the study"):
+    with pytest.raises(InputError, match="at least one slice"):
         remote.predict({m: x[:0] for m, x in images.items()})
+
+
+def test_what_only_the_graph_refuses_reaches_the_user_in_its_words(server):
+    remote = connect("grpc", server)
+    slices = {m: np.full((2, 32, 32, 1), np.nan, np.float32) for m in ("adc", "dwi")}
+    with pytest.raises(Refusal) as refused:
+        remote._send("preprocessed", slices, end=time.monotonic() + 60)
+    assert "refused the study: adc has NaN" in str(remote._explained(refused.value))
 
 
 @both_protocols

@@ -80,6 +80,10 @@ def parse_endpoint(address: str) -> Endpoint:
         shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
         raise InputError(f"{shown} is no address of a model; write {_FORMS}")
     port = PORTS[parts.scheme]
+    if any(not 0 < int(server["port"] or port) < 2**16 for server in servers):
+        raise InputError(f"{parts.netloc} names a port outside of 1 to 65535; write {_FORMS}")
+    if path["version"] and int(path["version"]) >= 2**63:
+        raise InputError(f"{path['version']} is no version; write a smaller number, or none")
     return Endpoint(
         protocol,
         parts.scheme.endswith("s"),
