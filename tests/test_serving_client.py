@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import nibabel
 import numpy as np
@@ -153,12 +154,42 @@ def test_addresses_are_understood(text, endpoint):
 @pytest.mark.parametrize(
     "text",
     ["grpc://a", "grpc:///m", "http://a/m", "ftp://a/m", "http://a/v1/models/m?key=s", "grpc://[/m"]
-    + ["grpc://me:s3cret@a/m", "http://a:x/v1/models/m", "grpc://a/m/versions/new"],
+    + ["grpc://me:s3cret@a/m", "http://a:x/v1/models/m", "grpc://a/m/versions/new"]
+    + ["http://a:84037/v1/models/m", "grpc://a:0/m", "grpc://a/m/versions/9223372036854775808"],
 )
 def test_other_addresses_are_refused_in_one_line_without_their_secrets(text):
     with pytest.raises(InputError) as error:
         load_predictor(text)
     assert "\n" not in str(error.value) and "s3cret" not in str(error.value)
+
+
+def test_json_that_is_not_of_the_server_is_one_line():
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = b'{"ok": true}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"http://127.0.0.1:{other.server_address[1]}/v1/models/m"
+        with pytest.raises(InputError, match="JSON, but not that of TensorFlow Serving"):
+            load_predictor(address)
+        other.shutdown()
+
+
+def test_a_wrong_name_is_told_although_another_server_is_dead(server):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        dead = nobody.getsockname()[1]
+        address = f"grpc://127.0.0.1:{dead},127.0.0.1:{server.grpc_port}/nope"
+        with pytest.raises(InputError, match="serves no model named nope"):
+            load_predictor(address)
 
 
 @both_protocols
@@ -365,7 +396,9 @@ def test_what_only_the_graph_refuses_reaches_the_user_in_its_words(server):
     slices = {m: np.full((2, 32, 32, 1), np.nan, np.float32) for m in ("adc", "dwi")}
     with pytest.raises(Refusal) as refused:
         remote._send("preprocessed", slices, end=time.monotonic() + 60)
-    assert "refused the study: adc has NaN" in str(remote._explained(refused.value))
+    assert "refused the study: INVALID_ARGUMENT: adc has NaN" in str(
+        remote._explained(refused.value)
+    )
 
 
 @both_protocols
@@ -446,7 +479,13 @@ def test_the_stand_in_answers_as_tensorflow_serving_documents(server, method, pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"deadline_s": 0}, {"max_message_mb": 0}, {"max_message_mb": 2048}, {"token": "two\nlines"}],
+    [
+        {"deadline_s": 0},
+        {"deadline_s": float("inf")},
+        {"max_message_mb": 0},
+        {"max_message_mb": 2048},
+        {"token": "two\nlines"},
+    ],
     ids=str,
 )
 def test_settings_that_make_no_sense_are_refused(options):

@@ -35,8 +35,11 @@ class Connection:
     )
 
     def __post_init__(self):
-        if not self.deadline_s > 0:
-            raise InputError(f"--deadline must be above 0 seconds, received {self.deadline_s}")
+        if not 0 < self.deadline_s <= 86_400:
+            raise InputError(
+                "--deadline must lie above 0 and be at most a day, 86400 seconds, received "
+                f"{self.deadline_s}"
+            )
         if not 0 < self.max_message_mb < 2048:  # No message of gRPC reaches 2 GiB.
             raise InputError(
                 f"--max-message-mb must lie between 0 and 2047, received {self.max_message_mb}"

@@ -1,6 +1,7 @@
 """Where an export keeps its files: `OUT/N/` as TensorFlow Serving wants it."""
 
 import json
+import re
 from pathlib import Path
 
 from tfrecord_tools.errors import InputError
@@ -22,7 +23,8 @@ def versions_of(folder: Path) -> list[int]:
     """Numbers of the versions in a model's folder."""
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+    names = (p.name for p in folder.iterdir() if p.is_dir())
+    return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name))
 
 
 def version_folder(export: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """A TensorFlow Serving server over its REST API."""
 
+import contextlib
 import re
 from http.client import BadStatusLine, RemoteDisconnected
 
@@ -71,33 +72,35 @@ class RestServer:
         """Arrays by name of the output."""
         path, body = request.content
         answer = self._ask("POST", f"{path}:predict", timeout_s, body)
-        if "outputs" in answer:
-            columns = answer["outputs"]
-            if len(request.outputs) == 1:
-                columns = {request.outputs[0]: columns}
-        elif len(request.outputs) == 1:
-            columns = {request.outputs[0]: answer["predictions"]}
-        else:
-            columns = {n: [row[n] for row in answer["predictions"]] for n in request.outputs}
-        return {name: _to_array(columns[name]) for name in request.outputs}
+        with _reading():
+            if "outputs" in answer:
+                columns = answer["outputs"]
+                if len(request.outputs) == 1:
+                    columns = {request.outputs[0]: columns}
+            elif len(request.outputs) == 1:
+                columns = {request.outputs[0]: answer["predictions"]}
+            else:
+                columns = {n: [row[n] for row in answer["predictions"]] for n in request.outputs}
+            return {name: _to_array(columns[name]) for name in request.outputs}
 
     def describe(self, version, timeout_s) -> ServedModel:
         """What the server says of the model."""
         answer = self._ask("GET", f"{self._path_of(version)}/metadata", timeout_s)
-        signatures = json_format.ParseDict(
-            answer["metadata"]["signature_def"],
-            get_model_metadata_pb2.SignatureDefMap(),
-            ignore_unknown_fields=True,
-        )
-        return ServedModel.from_signatures(
-            int(answer["model_spec"]["version"]), signatures.signature_def
-        )
+        with _reading():
+            signatures = json_format.ParseDict(
+                answer["metadata"]["signature_def"],
+                get_model_metadata_pb2.SignatureDefMap(),
+                ignore_unknown_fields=True,
+            )
+            version = int(answer["model_spec"]["version"])
+        return ServedModel.from_signatures(version, signatures.signature_def)
 
     def versions(self, timeout_s) -> list[int]:
         """The versions of the model that can be asked."""
         answer = self._ask("GET", self._path, timeout_s)
-        states = answer["model_version_status"]
-        return sorted(int(s["version"]) for s in states if s["state"] == "AVAILABLE")
+        with _reading():
+            states = answer["model_version_status"]
+            return sorted(int(s["version"]) for s in states if s["state"] == "AVAILABLE")
 
     def _ask(self, method, path, timeout_s, body=None):
         timeout = urllib3.Timeout(connect=min(CONNECT_S, timeout_s), read=timeout_s)
@@ -118,6 +121,16 @@ class RestServer:
         if not isinstance(content, dict):
             raise Refusal(Kind.FAILED, "the answer is no JSON of TensorFlow Serving")
         return content
+
+
+@contextlib.contextmanager
+def _reading():
+    """An answer that lacks what TensorFlow Serving's has is a refusal."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, json_format.ParseError) as error:
+        reason = "the answer is JSON, but not that of TensorFlow Serving"
+        raise Refusal(Kind.FAILED, reason) from error
 
 
 def _unanswered(error) -> Refusal:

@@ -93,6 +93,10 @@ class Servers:
             spent = time.monotonic() - start
             if self._gave_up or spent >= patience_s:
                 self._gave_up = True
+                for refusal in refusals:
+                    # One that lives and has no such model says more than those that are dead.
+                    if refusal.kind is Kind.NOT_FOUND:
+                        raise refusal
                 raise self._nobody(tries, spent, refusals)
             pause = min(FIRST_PAUSE_S * 2**round_number, LONGEST_PAUSE_S) * random.uniform(0.5, 1)
             time.sleep(min(pause, patience_s - spent))
