@@ -53,7 +53,8 @@ def _details(model: Mapping) -> list[str]:
                 ],
                 [
                     "Input",
-                    f"a whole study, raw, any size and unit; inside, slices of {size} x {size}",
+                    "a whole study, raw, any size and unit: slices towards superior, height "
+                    f"towards left, width towards anterior; inside, slices of {size} x {size}",
                 ],
                 ["Output", "a probability for each voxel, on the grid of the input"],
                 ["Arithmetic", f"{model['precision']}"],
