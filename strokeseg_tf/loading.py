@@ -1,10 +1,10 @@
 """MODEL as a user names it -> something that predicts studies."""
 
-import json
 from pathlib import Path
 
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.serving.endpoint import is_address, parse_endpoint
+from strokeseg_tf.serving.layout import DESCRIPTION, read_description, versions_of
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.study_files import MODALITIES
 
@@ -23,7 +23,6 @@ class SavedModelPredictor:
     def __init__(self, folder, *, threshold=None):
         import tensorflow as tf
 
-        from strokeseg_tf.serving.export import DESCRIPTION
         from strokeseg_tf.serving.inspection import inspect_saved_model
 
         inspect_saved_model(folder)
@@ -42,11 +41,10 @@ class SavedModelPredictor:
                 f"{folder} is no model of this package: serving_default takes "
                 f"{', '.join(inputs)}; name what strokeseg-tf export wrote"
             )
-        description = Path(folder) / DESCRIPTION
-        if threshold is None and description.is_file():
-            threshold = json.loads(description.read_text(encoding="utf-8"))["threshold"]
+        if threshold is None and (Path(folder) / DESCRIPTION).is_file():
+            threshold = read_description(Path(folder))["threshold"]
         self.threshold = 0.5 if threshold is None else threshold
-        self.version = int(Path(folder).name) if Path(folder).name.isdigit() else None
+        self.version = int(Path(folder).name) if Path(folder).name.isdecimal() else None
 
     def predict(self, images):
         """See `strokeseg_tf.prediction.Predictor.predict`."""
@@ -84,8 +82,6 @@ def load_predictor(model, *, threshold=None, connection=None):
     if not path.exists():
         raise InputError(f"{path} does not exist; name a run folder, .keras file or SavedModel")
     if path.is_dir() and not Run(path).config_file.is_file():
-        from strokeseg_tf.serving.export import versions_of
-
         versions = versions_of(path)
         if not versions:
             raise InputError(

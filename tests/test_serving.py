@@ -13,7 +13,8 @@ from strokeseg_tf.loading import SavedModelPredictor, load_predictor
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.preprocessing import preprocess, restore, volume_range
 from strokeseg_tf.runs import Run
-from strokeseg_tf.serving.export import DESCRIPTION, export
+from strokeseg_tf.serving.export import export
+from strokeseg_tf.serving.layout import DESCRIPTION
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.reader import read_studies
 

@@ -15,7 +15,6 @@ from strokeseg_tf.serving.inference import POLICIES, inference_network
 from strokeseg_tf.serving.layout import (
     CARD,
     CARD_DATA,
-    DESCRIPTION,
     EXTRA,
     SAVED_MODEL,
     versions_of,
@@ -26,8 +25,6 @@ from strokeseg_tf.serving.verification import write_example
 from strokeseg_tf.serving.warmup import write_warmup
 from tfrecord_tools.atomic import new_folder
 from tfrecord_tools.errors import InputError
-
-__all__ = ["DESCRIPTION", "export", "versions_of"]
 
 
 def export(
