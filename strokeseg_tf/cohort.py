@@ -11,6 +11,7 @@ from pathlib import Path
 import cc3d
 import numpy as np
 
+from strokeseg_tf.prediction.study import predict_study
 from tfrecord_tools.atomic import new_folder
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.names import file_name
@@ -138,8 +139,6 @@ def _in_threads(work, files, threads, writing, on_study) -> dict:
 
 
 def _predict_one(predictor, folder: Path, probabilities, writing, files) -> dict:
-    from strokeseg_tf.prediction import predict_study  # TensorFlow: not for those who read masks
-
     start = time.perf_counter()
     # Nobody's masks, and no unit: the normalisation over the volume needs neither.
     study = read_study(files.without_masks(), adc_unit="1e-3")

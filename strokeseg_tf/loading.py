@@ -10,14 +10,14 @@ from tfrecord_tools.study_files import MODALITIES
 
 
 class SavedModelPredictor:
-    """Predicts with an exported SavedModel; same interface as `prediction.Predictor`.
+    """Predicts with an exported SavedModel, as `prediction.network.NetworkPredictor` does.
 
     Args:
         folder: A version's folder.
         threshold: Probability above which a voxel is lesion; by default the export's own.
     """
 
-    #: See `prediction.Predictor`.
+    #: See `prediction.network.NetworkPredictor`.
     parallel = 1
 
     def __init__(self, folder, *, threshold=None):
@@ -47,8 +47,8 @@ class SavedModelPredictor:
         self.version = int(Path(folder).name) if Path(folder).name.isdecimal() else None
 
     def predict(self, images):
-        """See `strokeseg_tf.prediction.Predictor.predict`."""
-        from strokeseg_tf.prediction import check_study
+        """See `strokeseg_tf.prediction.network.NetworkPredictor.predict`."""
+        from strokeseg_tf.prediction.inputs import check_study
 
         outputs = self._signature(**check_study(self.modalities, images))
         return {m: outputs[f"{m}_probability"].numpy() for m in self.modalities}
@@ -89,10 +89,10 @@ def load_predictor(model, *, threshold=None, connection=None):
                 "(saved_model.pb); name what strokeseg-tf fit or export wrote"
             )
         return load_predictor(path / str(versions[-1]), threshold=threshold)
-    from strokeseg_tf.prediction import Predictor
+    from strokeseg_tf.prediction.network import NetworkPredictor
 
     if path.is_dir():
         run = Run(path)
         threshold = run.read_threshold() if threshold is None else threshold
         path = run.model_file
-    return Predictor(load_network(path), threshold=0.5 if threshold is None else threshold)
+    return NetworkPredictor(load_network(path), threshold=0.5 if threshold is None else threshold)

@@ -14,7 +14,7 @@ def choose_threshold(predictor, folder, split, rater):
     """Find the threshold with the best Dice at native resolution.
 
     Args:
-        predictor: `strokeseg_tf.prediction.Predictor`.
+        predictor: `strokeseg_tf.prediction.network.NetworkPredictor`.
         folder: A finished shards folder.
         split: Name of the split that decides.
         rater: Whose masks are the reference.

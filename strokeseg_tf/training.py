@@ -21,7 +21,7 @@ from strokeseg_tf.metrics import build_metrics
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.optimiser import build_optimiser
 from strokeseg_tf.pipeline import load_slices, training_batches, usable_studies
-from strokeseg_tf.prediction import Predictor
+from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.threshold import choose_threshold
 from strokeseg_tf.validation import StudyValidation
@@ -63,7 +63,7 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
         _write_environment(run, shards, info)
         history = _train(shards, run, config, split, history, verbose)
     if settings.threshold is None and not run.threshold_file.is_file():
-        best = Predictor(load_network(run.model_file))
+        best = NetworkPredictor(load_network(run.model_file))
         run.write_threshold(choose_threshold(best, shards, split, settings.rater))
     return history
 

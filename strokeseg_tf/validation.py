@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from strokeseg_tf.pipeline import usable_studies
-from strokeseg_tf.prediction import Predictor
+from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.preprocessing import preprocess_mask
 from tfrecord_tools.reader import read_studies
 
@@ -49,7 +49,7 @@ class PreparedStudies:
     They are read and preprocessed once and kept where they are small, else read again each time.
 
     Args:
-        predictor: `strokeseg_tf.prediction.Predictor`.
+        predictor: `strokeseg_tf.prediction.network.NetworkPredictor`.
         folder: A finished shards folder.
         split: Name of the split.
         rater: Whose masks are the reference.
@@ -97,7 +97,7 @@ def validate_prepared(predictor, loss, studies):
     """Loss and Dice over studies.
 
     Args:
-        predictor: `strokeseg_tf.prediction.Predictor`.
+        predictor: `strokeseg_tf.prediction.network.NetworkPredictor`.
         loss: Loss of one head, on logits at the network's size.
         studies: `PreparedStudies`.
 
@@ -124,7 +124,7 @@ class StudyValidation(keras.callbacks.Callback):
 
     def __init__(self, network, loss, folder, split, rater, threshold):
         super().__init__()
-        self._predictor = Predictor(network, threshold=threshold)
+        self._predictor = NetworkPredictor(network, threshold=threshold)
         self._loss = loss
         self._studies = PreparedStudies(self._predictor, folder, split, rater)
 

@@ -7,7 +7,8 @@ import pytest
 from strokeseg_tf.cohort import predict_cohort
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.models.variants import build_model
-from strokeseg_tf.prediction import Predictor, predict_study
+from strokeseg_tf.prediction.network import NetworkPredictor
+from strokeseg_tf.prediction.study import predict_study
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.layouts import find_studies
 from tfrecord_tools.study import read_study
@@ -21,7 +22,7 @@ def predictor():
     import keras
 
     keras.utils.set_random_seed(1)
-    return Predictor(build_model(SETTINGS))
+    return NetworkPredictor(build_model(SETTINGS))
 
 
 def write_image(path, shape, affine, seed):

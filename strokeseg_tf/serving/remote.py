@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from strokeseg_tf.console import remark
-from strokeseg_tf.prediction import check_study
+from strokeseg_tf.prediction.inputs import check_study
 from strokeseg_tf.preprocessing import preprocess, restore, volume_range
 from strokeseg_tf.serving.connection import TOKEN_VARIABLE, Connection
 from strokeseg_tf.serving.endpoint import Endpoint
@@ -34,7 +34,7 @@ def connect(endpoint: Endpoint, connection: Connection) -> Servers:
 
 
 class RemotePredictor:
-    """Predicts with a served model; same interface as `prediction.Predictor`.
+    """Predicts with a served model; same interface as `prediction.network.NetworkPredictor`.
 
     A study goes whole to the signature `serving_default`, as int16 where that loses nothing. One
     that is larger than a message may be is normalised and resized here, and its slices go in parts
@@ -68,7 +68,7 @@ class RemotePredictor:
         return 2 * len(self._servers)
 
     def predict(self, images):
-        """See `strokeseg_tf.prediction.Predictor.predict`."""
+        """See `strokeseg_tf.prediction.network.NetworkPredictor.predict`."""
         # Here and not on the server: a study in parts no longer shows it, and JSON knows no NaN.
         study = check_study(self.modalities, images)
         end = time.monotonic() + self._connection.deadline_s

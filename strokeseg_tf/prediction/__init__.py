@@ -1,0 +1,1 @@
+"""From models and studies to probabilities, masks and what goes with them."""
