@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from test_serving import make_run
 
+from strokeseg_tf.cli import main
 from strokeseg_tf.evaluation.case import Case
 from strokeseg_tf.evaluation.evaluate import evaluate_cases
+from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.runs import load_network
 from strokeseg_tf.serving.card import model_card
 from strokeseg_tf.serving.card_page import card_markdown
@@ -23,7 +25,6 @@ DESCRIPTION = {
     "modalities": ["adc", "dwi"],
     "image_size": 16,
     "precision": "float32",
-    "threshold": 0.5,
     "versions": {"strokeseg-tf": "0.1.0", "tensorflow": "2.17.1", "keras": "3.15.1"},
 }
 
@@ -62,8 +63,16 @@ def network(run):
     return load_network(run.model_file)
 
 
+def description_of(run):
+    """What the export of a run says of itself."""
+    return DESCRIPTION | {
+        "threshold": run.read_threshold(),
+        "weights_sha256": sha256_of(run.model_file),
+    }
+
+
 @pytest.fixture(scope="module")
-def evaluation(tmp_path_factory):
+def evaluation(tmp_path_factory, run):
     """A real evaluation: squares of which a part is found, and one control."""
     cases = []
     for number, study in enumerate(TEST_STUDIES):
@@ -84,7 +93,14 @@ def evaluation(tmp_path_factory):
             )
         )
     out = tmp_path_factory.mktemp("evaluations") / "evaluation"
-    evaluate_cases(cases, {"secret-name": "dual_v1"}, out, settings={"phantom": True})
+    evaluate_cases(
+        cases,
+        {"secret-name": "dual_v1"},
+        out,
+        thresholds={"secret-name": 0.5},
+        weights={"secret-name": sha256_of(run.model_file)},
+        settings={"phantom": True},
+    )
     return out
 
 
@@ -94,7 +110,7 @@ def summary_of(folder):
 
 @pytest.fixture(scope="module")
 def card(run, network, evaluation):
-    return model_card(run, network, DESCRIPTION, evaluation)
+    return model_card(run, network, description_of(run), evaluation)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +195,7 @@ def test_the_model_is_the_one_that_is_exported(card, run, network):
 
 
 def test_without_an_evaluation_it_says_so_and_gives_the_validation_dice(run, network):
-    page = card_markdown(model_card(run, network, DESCRIPTION))
+    page = card_markdown(model_card(run, network, description_of(run)))
     assert "No evaluation on test studies was given" in page
     assert "ADC 0.400, DWI 0.500" in page and "it flatters" in page
 
@@ -187,7 +203,7 @@ def test_without_an_evaluation_it_says_so_and_gives_the_validation_dice(run, net
 def test_a_threshold_chosen_by_validation_is_told(run, network, tmp_path):
     copy = type(run)(shutil.copytree(run.folder, tmp_path / "run"))
     copy.write_threshold({"threshold": 0.35, "split": "validation", "rater": "r1", "dice": {}})
-    card = model_card(copy, network, DESCRIPTION | {"threshold": copy.read_threshold()})
+    card = model_card(copy, network, description_of(copy))
     assert "0.35, chosen after training: best Dice on the split validation" in card_markdown(card)
 
 
@@ -196,19 +212,21 @@ def test_an_evaluation_on_what_was_learnt_is_called_no_test(run, network, evalua
     environment = json.loads(copy.environment_file.read_text(encoding="utf-8"))
     environment["data"]["splits"] |= {"train": TEST_STUDIES[:2], "validation": TEST_STUDIES[3:]}
     write_text(copy.environment_file, json.dumps(environment))
-    page = card_markdown(model_card(copy, network, DESCRIPTION, evaluation))
+    page = card_markdown(model_card(copy, network, description_of(copy), evaluation))
     assert "**This is no test: the network was trained on 2 of these studies.**" in page
     assert "**This is no test: the weights were chosen on 1 of these studies.**" in page
 
 
 def test_another_arithmetic_than_was_evaluated_is_a_caveat(run, network, evaluation):
-    card = model_card(run, network, DESCRIPTION | {"precision": "int8"}, evaluation)
-    assert "before its arithmetic was changed to int8" in card_markdown(card)
+    card = model_card(run, network, description_of(run) | {"precision": "int8"}, evaluation)
+    page = card_markdown(card)
+    changed = page.index("before its arithmetic was changed to int8")
+    assert page.index("## Quantitative analyses") < changed < page.index("| ADC | R1 |")
 
 
 def refusal(run, network, evaluation):
     with pytest.raises(InputError) as caught:
-        model_card(run, network, DESCRIPTION, evaluation)
+        model_card(run, network, description_of(run), evaluation)
     return str(caught.value)
 
 
@@ -219,6 +237,49 @@ def test_an_evaluation_of_another_run_is_refused(run, network, evaluation, tmp_p
     assert "does not evaluate the run secret-name, but other" in refusal(run, network, changed)
     write_text(changed / "summary.json", summary.replace('"dual_v1"', '"dual_v2"'))
     assert "of the variant dual_v2" in refusal(run, network, changed)
+
+
+def test_an_evaluation_of_other_weights_or_another_threshold_is_refused(
+    run, network, evaluation, tmp_path
+):
+    copy = type(run)(shutil.copytree(run.folder, tmp_path / "secret-name"))
+    copy.write_threshold({"threshold": 0.35, "split": "validation", "rater": "r1", "dice": {}})
+    said = refusal(copy, network, evaluation)
+    assert "at the threshold 0.5, but 0.35 would be exported; evaluate the run anew" in said
+    copy.model_file.write_bytes(copy.model_file.read_bytes() + b"trained on")
+    said = refusal(copy, network, evaluation)
+    assert "other weights of secret-name" in said and "evaluate the run anew" in said
+
+
+def test_an_evaluation_that_does_not_tell_its_weights_is_remarked(
+    run, network, evaluation, tmp_path, page
+):
+    older = shutil.copytree(evaluation, tmp_path / "e")
+    summary = summary_of(older)
+    del summary["runs"]
+    write_text(older / "summary.json", json.dumps(summary))
+    remark = "known by the run's name alone"
+    assert remark not in page
+    assert remark in card_markdown(model_card(run, network, description_of(run), older))
+
+
+def test_evaluate_tells_what_export_compares(shards, tmp_path, capsys):
+    run = make_run(tmp_path / "trained", variant="unimodal", filters=[2], image_size=16)
+    out = tmp_path / "evaluation"
+    assert main(["evaluate", str(run.folder), "--data", str(shards), "-o", str(out)]) == 0
+    assert summary_of(out)["runs"]["trained"] == {
+        "variant": "unimodal",
+        "threshold": run.read_threshold(),
+        "weights_sha256": sha256_of(run.model_file),
+    }
+    network = load_network(run.model_file)
+    assert model_card(run, network, description_of(run), out)["evaluation"]["weights_known"]
+    build_model(run.read_config().model).save(run.model_file)
+    capsys.readouterr()
+    line = ["export", str(run.folder), str(tmp_path / "m"), "--evaluation", str(out)]
+    assert main(line) == 2
+    assert "scored other weights of trained" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize(
@@ -251,4 +312,4 @@ def test_damaged_files_of_the_run_are_named_and_missing_ones_are_not_recorded(
     write_text(copy.folder / name, "{")
     assert name in refusal(copy, network, None)
     (copy.folder / name).unlink()
-    assert re.search("not record", card_markdown(model_card(copy, network, DESCRIPTION)))
+    assert re.search("not record", card_markdown(model_card(copy, network, description_of(copy))))

@@ -16,7 +16,7 @@ from tfrecord_tools.grid import resample
 from tfrecord_tools.names import file_name
 from tfrecord_tools.nifti import read_mask
 from tfrecord_tools.reader import read_studies
-from tfrecord_tools.shards import read_dataset_info
+from tfrecord_tools.shards import read_dataset_info, sha256_of
 from tfrecord_tools.study import Study
 
 Arrays = Mapping[str, np.ndarray]  # by modality
@@ -35,6 +35,7 @@ class ModelSource:
         config = Run(folder).read_config()
         self.variant, self.settings = config.model.variant, config.to_dict()
         self._predictor = load_predictor(folder)
+        self.weights_sha256 = sha256_of(Run(folder).model_file)
         self.threshold = self._predictor.threshold
 
     def predict(self, study: Study) -> tuple[Arrays, Arrays]:
@@ -53,6 +54,7 @@ class StoredSource:
     """
 
     variant = "stored"
+    weights_sha256 = None
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -178,6 +180,7 @@ def evaluate_runs(
         convention=convention,
         consensus=consensus,
         thresholds={name: source.threshold for name, source in sources.items()},
+        weights={name: source.weights_sha256 for name, source in sources.items()},
         settings={
             "split": split,
             "phantom": all(study.startswith("phantom-") for study in studies),

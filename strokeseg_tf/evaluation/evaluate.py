@@ -50,6 +50,7 @@ def evaluate_cases(
     convention: str = "isles22",
     consensus: str | None = None,
     thresholds: Mapping[str, float] | None = None,
+    weights: Mapping[str, str | None] | None = None,
     settings: Mapping[str, Any] | None = None,
     overlays: int = 4,
     overwrite: bool = False,
@@ -67,6 +68,7 @@ def evaluate_cases(
         consensus: key of `consensus.CONSENSUS`: the raters' consensus as one rater more. It enters
             the scores, not the agreement between raters.
         thresholds: probability above which a voxel is lesion by run name; 0.5 where not named.
+        weights: sha256 of the model's file by run name, for those who must know what was scored.
         settings: whatever the reader must know, for the end of the report; a true `phantom` has
             the data called phantom data everywhere.
         overlays: slices are drawn for this many cases, the first ones that come.
@@ -95,6 +97,14 @@ def evaluate_cases(
                 "modality; name runs or predictions of the studies in this split"
             )
         summary = gathered.summary(thresholds or {}, bool(settings.get("phantom")))
+        summary["runs"] = {
+            run: {
+                "variant": variant,
+                "threshold": (thresholds or {}).get(run),
+                "weights_sha256": (weights or {}).get(run),
+            }
+            for run, variant in runs.items()
+        }
         _write(folder, summary, gathered, drawn, settings)
     return summary
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from strokeseg_tf.runs import Run
 from tfrecord_tools.errors import InputError
-from tfrecord_tools.shards import sha256_of
 
 #: What the table of metrics shows, in this order.
 METRICS = {
@@ -42,32 +41,38 @@ def model_card(run: Run, network, description: Mapping, evaluation: Path | None 
 
     Raises:
         InputError: A file of the run or the evaluation is missing or damaged, or the evaluation
-            is of another run.
+            is of another run, of other weights or of another threshold.
     """
     environment = _read_json(run.environment_file, missing={})
     splits = environment.get("data", {}).get("splits", {})
     config = run.read_config()
+    model = _model(run, network, description, config, environment)
     return {
-        "model": {
-            **{key: description[key] for key in ("variant", "modalities", "image_size")},
-            **{key: description[key] for key in ("precision", "threshold")},
-            "threshold_source": _threshold_source(run, config),
-            "parameters": int(network.count_params()),
-            "trainable_parameters": sum(
-                int(variable.shape.num_elements()) for variable in network.trainable_variables
-            ),
-            "weights_sha256": sha256_of(run.model_file),
-            "exported_on": time.strftime("%Y-%m-%d", time.gmtime()),
-            "versions": {"exported with": description["versions"]}
-            | ({"trained with": v} if (v := environment.get("versions")) else {}),
-        },
+        "model": model,
         "training": {
             "splits": _split_sizes(environment, splits, config.training),
             "phantom": _is_phantom(splits),
             "settings": config.to_dict(),
             **_history(run),
         },
-        "evaluation": None if evaluation is None else _evaluation(run, config, splits, evaluation),
+        "evaluation": (
+            None if evaluation is None else _evaluation(run, model, config, splits, evaluation)
+        ),
+    }
+
+
+def _model(run: Run, network, description: Mapping, config, environment: Mapping) -> dict:
+    return {
+        **{key: description[key] for key in ("variant", "modalities", "image_size")},
+        **{key: description[key] for key in ("precision", "threshold", "weights_sha256")},
+        "threshold_source": _threshold_source(run, config),
+        "parameters": int(network.count_params()),
+        "trainable_parameters": sum(
+            int(variable.shape.num_elements()) for variable in network.trainable_variables
+        ),
+        "exported_on": time.strftime("%Y-%m-%d", time.gmtime()),
+        "versions": {"exported with": description["versions"]}
+        | ({"trained with": v} if (v := environment.get("versions")) else {}),
     }
 
 
@@ -117,7 +122,7 @@ def _history(run: Run) -> dict[str, Any]:
     return {"epochs": len(rows), "best_epoch": best + 1, "validation_dice": dice[best]}
 
 
-def _evaluation(run: Run, config, splits: Mapping, folder: Path) -> dict[str, Any]:
+def _evaluation(run: Run, model: Mapping, config, splits: Mapping, folder: Path) -> dict[str, Any]:
     """What an evaluation says of this run."""
     from strokeseg_tf.evaluation.evaluate import SUMMARY
     from strokeseg_tf.evaluation.table import read_scores
@@ -126,10 +131,12 @@ def _evaluation(run: Run, config, splits: Mapping, folder: Path) -> dict[str, An
     try:
         rows = read_scores(folder / "scores.csv")
         name = _name_in(summary, run, config, folder)
+        weights_known = _check_weights(summary, name, model, folder)
         results = [r for r in summary["results"] if r["run"] == name]
         statistics = summary["statistics"]
         scored = {row["study"] for row in rows if row["run"] == name}
         return {
+            "weights_known": weights_known,
             "phantom": bool(summary["phantom"]),
             "convention": summary["convention"],
             "studies": summary["studies"],
@@ -146,7 +153,7 @@ def _evaluation(run: Run, config, splits: Mapping, folder: Path) -> dict[str, An
             f"{folder} has no {Path(error.filename).name}; name a folder that strokeseg-tf "
             "evaluate wrote"
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{folder} is no evaluation that can be read ({error}); evaluate the run anew"
         ) from error
@@ -173,6 +180,25 @@ def _name_in(summary: Mapping, run: Run, config, folder: Path) -> str:
         f"{folder} does not evaluate the run {run.folder.resolve().name}, but "
         f"{', '.join(sorted(names))}; evaluate this run first"
     )
+
+
+def _check_weights(summary: Mapping, name: str, model: Mapping, folder: Path) -> bool:
+    """Refuse results of other weights or another threshold; False where nothing tells them."""
+    evaluated = summary.get("runs", {}).get(name, {})
+    if not evaluated.get("weights_sha256"):
+        return False
+    if evaluated["weights_sha256"] != model["weights_sha256"]:
+        raise InputError(
+            f"{folder} scored other weights of {name} than its model.keras now holds (sha256 "
+            f"{evaluated['weights_sha256'][:12]}, not {model['weights_sha256'][:12]}); evaluate "
+            "the run anew"
+        )
+    if evaluated["threshold"] != model["threshold"]:
+        raise InputError(
+            f"{folder} scored {name} at the threshold {evaluated['threshold']}, but "
+            f"{model['threshold']} would be exported; evaluate the run anew"
+        )
+    return True
 
 
 def _result(result: Mapping, rows: list[Mapping], statistics: Mapping) -> dict[str, Any]:

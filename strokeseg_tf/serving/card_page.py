@@ -26,9 +26,9 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "Metrics": _metrics(evaluation),
         "Evaluation data": _evaluation_data(evaluation),
         "Training data": _training_data(training),
-        "Quantitative analyses": _analyses(training, evaluation),
+        "Quantitative analyses": _analyses(model, training, evaluation),
         "Ethical considerations": _ethics(),
-        "Caveats and recommendations": _caveats(model, evaluation),
+        "Caveats and recommendations": _caveats(evaluation),
         "Versions and checksum": _versions(model),
     }
     lines = [f"# Model card: ischemic stroke lesions, {TITLES[model['variant']]}", "", _RESEARCH]
@@ -109,6 +109,12 @@ def _evaluation_data(evaluation: Mapping | None) -> list[str]:
     lines = [f"{studies} studies, {controls} of them controls without a lesion."]
     if evaluation["phantom"]:
         lines.append("All of them are phantoms: synthetic.")
+    if not evaluation["weights_known"]:
+        lines += [
+            "",
+            "The evaluation does not say which weights and which threshold it scored: that they "
+            "are these is known by the run's name alone.",
+        ]
     for key, role in (
         ("also_trained_on", "the network was trained on"),
         ("also_chosen_on", "the weights were chosen on"),
@@ -147,11 +153,19 @@ def _epochs(training: Mapping, settings: Mapping) -> str:
     return f"{training['epochs']} of {settings['epochs']}, best was {training['best_epoch']}"
 
 
-def _analyses(training: Mapping, evaluation: Mapping | None) -> list[str]:
+def _analyses(model: Mapping, training: Mapping, evaluation: Mapping | None) -> list[str]:
+    changed = []
+    if model["precision"] != "float32":
+        changed = [
+            "**The figures are of the run itself, before its arithmetic was changed to "
+            f"{model['precision']}.**",
+            "",
+        ]
     if evaluation is None:
         dice = training["validation_dice"]
         shown = ", ".join(f"{m.upper()} {value:.3f}" for m, value in (dice or {}).items())
         return [
+            *changed,
             "There are no test results. Dice on the validation studies, on which these weights "
             f"were chosen, so that it flatters: {shown or 'not recorded'}.",
         ]
@@ -159,6 +173,7 @@ def _analyses(training: Mapping, evaluation: Mapping | None) -> list[str]:
     shown = [m for m in METRICS if any(m in result["metrics"] for result in results)]
     return [
         *([_PHANTOM, ""] if evaluation["phantom"] else []),
+        *changed,
         "Mean over the stroke studies, with its 95 % interval (bootstrap over studies).",
         "",
         *table(
@@ -244,7 +259,7 @@ def _ethics() -> list[str]:
     ]
 
 
-def _caveats(model: Mapping, evaluation: Mapping | None) -> list[str]:
+def _caveats(evaluation: Mapping | None) -> list[str]:
     lines = [
         "- Not tested on: any population, site or scanner beyond the studies above, of which age, "
         "sex and machine are not known. Test it on your own before you rely on a number here.",
@@ -252,11 +267,6 @@ def _caveats(model: Mapping, evaluation: Mapping | None) -> list[str]:
         "- The whole study is normalised at once: send all slices of one study together, and "
         "nothing of another.",
     ]
-    if model["precision"] != "float32":
-        lines.append(
-            "- The figures are of the run itself, before its arithmetic was changed to "
-            f"{model['precision']}."
-        )
     if evaluation is None:
         lines.append("- No test evaluation: `strokeseg-tf export --evaluation` adds one.")
     return lines

@@ -25,6 +25,7 @@ from strokeseg_tf.serving.verification import write_example
 from strokeseg_tf.serving.warmup import write_warmup
 from tfrecord_tools.atomic import new_folder
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.shards import sha256_of
 
 
 def export(
@@ -61,6 +62,7 @@ def export(
         "modalities": list(modalities_of(network)),
         "threshold": run.read_threshold(),
         "precision": precision,
+        "weights_sha256": sha256_of(run.model_file),
         "image_size": config.model.image_size,
         "versions": {p: metadata.version(p) for p in ("strokeseg-tf", "tensorflow", "keras")},
         "intended_use": "Research only. Not a medical device.",
