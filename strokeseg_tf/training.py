@@ -15,12 +15,13 @@ from pathlib import Path
 import keras
 
 from strokeseg_tf.config import Config
+from strokeseg_tf.data_cache import DataCache
 from strokeseg_tf.fused_norm import fuse_norms
 from strokeseg_tf.losses import build_loss
 from strokeseg_tf.metrics import build_metrics
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.optimiser import build_optimiser
-from strokeseg_tf.pipeline import load_slices, training_batches, usable_studies
+from strokeseg_tf.pipeline import training_batches, usable_studies
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.threshold import choose_threshold
@@ -32,7 +33,18 @@ from tfrecord_tools.shards import read_dataset_info
 PACKAGES = ("strokeseg-tf", "tensorflow", "keras", "numpy", "albumentations")
 
 
-def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="auto"):
+def fit(
+    shards,
+    run,
+    config: Config,
+    *,
+    resume=False,
+    overwrite=False,
+    verbose="auto",
+    callbacks=(),
+    cache=None,
+    origin=None,
+):
     """Train the variant that `config` names and write a run folder.
 
     Args:
@@ -44,6 +56,9 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
         resume: Go on with an interrupted run from its last finished epoch.
         overwrite: Replace a run that is there.
         verbose: As in `keras.Model.fit`.
+        callbacks: More Keras callbacks; they see the complete logs of an epoch that is on disk.
+        cache: `DataCache` of the shards, shared by runs of this process.
+        origin: What search the settings come from, for `environment.json`.
 
     Returns:
         The history: a dictionary for each epoch.
@@ -60,20 +75,20 @@ def fit(shards, run, config: Config, *, resume=False, overwrite=False, verbose="
     usable_studies(shards, split, modalities, settings.rater)
     history = _open_run(run, config, resume, overwrite)
     if len(history) < settings.epochs:
-        _write_environment(run, shards, info)
-        history = _train(shards, run, config, split, history, verbose)
+        _write_environment(run, info, origin)
+        cache = cache or DataCache(shards)
+        history = _train(cache, run, config, split, history, verbose, callbacks)
     if settings.threshold is None and not run.threshold_file.is_file():
         best = NetworkPredictor(load_network(run.model_file))
         run.write_threshold(choose_threshold(best, shards, split, settings.rater))
     return history
 
 
-def _train(shards, run: Run, config: Config, split, history, verbose):
+def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, callbacks):
     """Train from where `history` ends; the whole history."""
     settings, modalities = config.training, config.model.modalities
     keras.utils.set_random_seed(settings.seed)
-    slices = load_slices(
-        shards,
+    slices = cache.slices(
         settings.train_split,
         modalities=modalities,
         rater=settings.rater,
@@ -97,8 +112,8 @@ def _train(shards, run: Run, config: Config, split, history, verbose):
     recorder = RunRecorder(run, network, history)
     if history:
         recorder.restore(trainer)
-    threshold = settings.metric_threshold
-    loss = build_loss(config.loss)
+    predictor = NetworkPredictor(trainer, threshold=settings.metric_threshold)
+    studies = cache.studies(predictor, split, settings.rater)
     trainer.fit(
         batches,
         steps_per_epoch=steps,
@@ -108,10 +123,11 @@ def _train(shards, run: Run, config: Config, split, history, verbose):
         verbose=verbose,
         callbacks=[
             AveragedWeights(swapped=bool(history)),
-            StudyValidation(trainer, loss, shards, split, settings.rater, threshold),
+            StudyValidation(predictor, build_loss(config.loss), studies),
             EpochLogs(),
             recorder,
             keras.callbacks.TensorBoard(run.logs, write_graph=False),
+            *callbacks,
         ],
     )
     return recorder.history
@@ -224,7 +240,7 @@ class RunRecorder(keras.callbacks.Callback):
 
 def mean_dice(row):
     """Mean over the heads of an epoch's validation Dice: what the best weights are chosen by."""
-    dices = [value for key, value in row.items() if key.startswith("val_") and "_dice" in key]
+    dices = [v for key, v in row.items() if key.startswith("val_") and key.endswith("_dice")]
     return sum(dices) / len(dices)
 
 
@@ -288,14 +304,14 @@ def _difference(before: Config, after: Config) -> str:
     )
 
 
-def _write_environment(run: Run, shards, info):
+def _write_environment(run: Run, info, origin):
     content = {
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PACKAGES},
         "machine": {"system": platform.system(), "cores": os.cpu_count()},
         "keras_backend": keras.backend.backend(),
         "data": {"splits": info.splits, "seed": info.seed, "shards": info.shards},
-    }
+    } | ({"search": dict(origin)} if origin else {})
     write_text(run.environment_file, json.dumps(content, indent=2) + "\n")
 
 

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from strokeseg_tf.pipeline import usable_studies
-from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.preprocessing import preprocess_mask
 from tfrecord_tools.reader import read_studies
 
@@ -102,11 +101,13 @@ def validate_prepared(predictor, loss, studies):
         studies: `PreparedStudies`.
 
     Returns:
-        `{"val_loss": ..., "val_adc_dice": ..., "val_dwi_dice": ...}`: the loss over all slices,
-        summed over the heads, and for each head the mean over studies of the Dice at native
-        resolution.
+        `{"val_loss": ..., "val_adc_dice": ..., "val_adc_dice_slices": ..., ...}`: the loss over all
+        slices, summed over the heads; for each head the mean over studies of the Dice at native
+        resolution, and the mean over slices of the Dice at the network's size, without those that
+        are empty in both masks.
     """
     losses, slices, dices = [], [], {m: [] for m in predictor.modalities}
+    slice_dices = {m: [] for m in predictor.modalities}
     for study in studies:
         logits = predictor.logits(study.inputs)
         count, *size = next(iter(study.masks.values())).shape
@@ -115,18 +116,27 @@ def validate_prepared(predictor, loss, studies):
         slices.append(count)
         for m, mask in study.masks.items():
             dices[m].append(dice(mask, probabilities[m] > predictor.threshold))
+            marked = logits[m] > np.log(predictor.threshold / (1 - predictor.threshold))
+            slice_dices[m] += _slice_dices(np.asarray(study.targets[m]), marked)
     scores = {f"val_{m}_dice": float(np.mean(values)) for m, values in dices.items()}
+    scores |= {f"val_{m}_dice_slices": float(np.mean(v or 1)) for m, v in slice_dices.items()}
     return {"val_loss": float(np.average(losses, weights=slices))} | scores
 
 
-class StudyValidation(keras.callbacks.Callback):
-    """Adds the figures of `validate` to each epoch's logs, for the callbacks that come after."""
+def _slice_dices(reference, prediction):
+    """Dice of each slice that is not empty in both masks."""
+    pairs = zip(reference, prediction, strict=True)
+    return [dice(a, b) for a, b in pairs if a.any() or b.any()]
 
-    def __init__(self, network, loss, folder, split, rater, threshold):
+
+class StudyValidation(keras.callbacks.Callback):
+    """Adds the figures of `validate_prepared` to each epoch's logs, for the callbacks after it."""
+
+    def __init__(self, predictor, loss, studies):
         super().__init__()
-        self._predictor = NetworkPredictor(network, threshold=threshold)
+        self._predictor = predictor
         self._loss = loss
-        self._studies = PreparedStudies(self._predictor, folder, split, rater)
+        self._studies = studies
 
     def on_epoch_end(self, epoch, logs=None):
         logs.update(validate_prepared(self._predictor, self._loss, self._studies))
