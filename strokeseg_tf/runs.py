@@ -50,6 +50,31 @@ class Run:
         """The threshold that validation chose, where it was left to it."""
         return self.folder / "threshold.json"
 
+    @property
+    def training_data_file(self) -> Path:
+        """What the training studies look like."""
+        return self.folder / "training_data.json"
+
+    def write_training_data(self, summary: dict) -> None:
+        """Write `training_data.json`; see `strokeseg_tf.prediction.training_data`."""
+        write_text(self.training_data_file, json.dumps(summary, indent=2) + "\n")
+
+    def read_training_data(self) -> dict | None:
+        """What the training studies look like; None where an older version trained the run.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        if not self.training_data_file.is_file():
+            return None
+        try:
+            summary = json.loads(self.training_data_file.read_text(encoding="utf-8"))
+            if not all(low <= high for low, high in summary["features"].values()):
+                raise ValueError("a range ends before it begins")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{self.training_data_file} is damaged: {error}") from error
+        return summary
+
     def write_threshold(self, choice: dict) -> None:
         """Write `threshold.json`; see `strokeseg_tf.threshold.choose_threshold`."""
         write_text(self.threshold_file, json.dumps(choice, indent=2) + "\n")

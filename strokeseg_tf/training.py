@@ -77,6 +77,9 @@ def fit(
     if len(history) < settings.epochs:
         _write_environment(run, info, origin)
         cache = cache or DataCache(shards)
+        run.write_training_data(
+            cache.description(settings.train_split, modalities=modalities, rater=settings.rater)
+        )
         history = _train(cache, run, config, split, history, verbose, callbacks)
     if settings.threshold is None and not run.threshold_file.is_file():
         best = NetworkPredictor(load_network(run.model_file))

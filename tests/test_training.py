@@ -43,7 +43,8 @@ def weights_of(run):
 
 
 def test_run_folder_holds_what_the_contract_names(run):
-    for path in (run.config_file, run.model_file, run.history_file, run.environment_file):
+    files = (run.config_file, run.model_file, run.history_file, run.environment_file)
+    for path in (*files, run.training_data_file):
         assert path.is_file()
     assert any(run.logs.rglob("events.out.tfevents.*"))
     assert run.read_config() == TINY

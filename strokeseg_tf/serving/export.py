@@ -64,6 +64,7 @@ def export(
         "precision": precision,
         "weights_sha256": sha256_of(run.model_file),
         "image_size": config.model.image_size,
+        "training_data": run.read_training_data(),
         "versions": {p: metadata.version(p) for p in ("strokeseg-tf", "tensorflow", "keras")},
         "intended_use": "Research only. Not a medical device.",
     }
