@@ -24,6 +24,7 @@ from strokeseg_tf.optimiser import build_optimiser
 from strokeseg_tf.pipeline import training_batches, usable_studies
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.runs import Run, load_network
+from strokeseg_tf.threads import use_half_of_the_cores_for_an_operation
 from strokeseg_tf.threshold import choose_threshold
 from strokeseg_tf.validation import StudyValidation
 from tfrecord_tools.atomic import check_free, write_text
@@ -66,6 +67,7 @@ def fit(
     Raises:
         InputError: No usable data, an existing run, or one that cannot be resumed.
     """
+    use_half_of_the_cores_for_an_operation()
     run = Run(Path(run))
     info = read_dataset_info(shards)
     settings, modalities = config.training, config.model.modalities
