@@ -176,6 +176,8 @@ class AugmentationSettings:
         elastic: (alpha, sigma) of the elastic transform in pixels, or None (code: 5, 1.5).
         grid_distortion: Largest relative shift of a grid line, or 0 (code: 0.1).
         optical_distortion: Largest distortion coefficient, or 0 (code: 0.5).
+        engine: `fast` composes the transforms and samples a slice once; `albumentations` is the
+            reference that it is held against (code), several times slower.
     """
 
     probability: float = 0.5
@@ -187,9 +189,11 @@ class AugmentationSettings:
     elastic: tuple[float, ...] | None = (5.0, 1.5)
     grid_distortion: float = 0.1
     optical_distortion: float = 0.5
+    engine: str = "fast"
 
     def __post_init__(self):
         _one_of(self, "flips", "both", "left_right", "none")
+        _one_of(self, "engine", "fast", "albumentations")
         for name in ("probability", "brightness", "contrast", "grid_distortion"):
             _within(self, name, 0, 1, "[]")
         for name in ("rotation_degrees", "optical_distortion"):

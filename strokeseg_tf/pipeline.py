@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from strokeseg_tf.augmentation import Augmenter
+from strokeseg_tf.augmentation.engines import build_augmenter
 from strokeseg_tf.preprocessing import preprocess, preprocess_mask
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.integrity import check_shards
@@ -141,40 +141,49 @@ def training_batches(
     drawn = max(round(lesion_free_share * len(lesion_free)), int(not len(lesion)))
     batch_size = min(batch_size, len(lesion) + drawn)
     steps = (len(lesion) + drawn) // batch_size
-    augment = Augmenter(augmentation, seed)
+    augment = build_augmenter(augmentation, seed)
 
     def order(epoch):
         rng = np.random.default_rng([seed, int(epoch)])
         chosen = np.concatenate([lesion, rng.permutation(lesion_free)[:drawn]])
         return rng.permutation(chosen)[: steps * batch_size]
 
-    def load(epoch, index):
-        images, masks = slices.images[index], slices.masks[index]
-        return augment(images, masks, epoch, index)
-
-    def epoch_of(epoch):
+    def batches_of(epoch):
         indices = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
-        indices = tf.data.Dataset.from_tensor_slices(indices)
-        return indices.map(lambda index: (epoch, index))
+        indices = tf.data.Dataset.from_tensor_slices(tf.reshape(indices, (steps, batch_size)))
+        return indices.map(lambda batch: (epoch, batch))
 
-    def load_tensors(epoch, index):
-        images, masks = tf.numpy_function(
-            load, [epoch, index], (tf.float32, tf.bool), stateful=False
-        )
-        shape = slices.images.shape[1:]
-        return tf.ensure_shape(images, shape), tf.ensure_shape(masks, shape)
+    def load(epoch, batch):
+        return _augmented_batch(slices, augment, epoch, batch)
 
-    def by_modality(images, masks):
-        parts = {m: images[..., i : i + 1] for i, m in enumerate(modalities)}
-        targets = {m: masks[..., i : i + 1] for i, m in enumerate(modalities)}
-        return parts, {m: tf.cast(mask, tf.float32) for m, mask in targets.items()}
+    def load_tensors(epoch, batch):
+        # A call a batch: entering Python from TensorFlow, and joining, cost as much as a pair.
+        types = [tf.float32] * 2 * len(modalities)
+        planes = tf.numpy_function(load, [epoch, batch], types, stateful=False)
+        shape = (batch_size, *slices.images.shape[1:3], 1)
+        planes = [tf.ensure_shape(plane, shape) for plane in planes]
+        images, masks = planes[: len(modalities)], planes[len(modalities) :]
+        return dict(zip(modalities, images, strict=True)), dict(zip(modalities, masks, strict=True))
 
     dataset = (
         tf.data.Dataset.range(epochs.start, epochs.stop)
-        .flat_map(epoch_of)
+        .flat_map(batches_of)
         .map(load_tensors, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
-        .map(by_modality)
         .prefetch(2)
     )
     return dataset, steps
+
+
+def _augmented_batch(slices, augment, epoch, batch):
+    """Images, then masks, of each modality: float32 `(batch, size, size, 1)`."""
+    shape = (len(batch), *slices.images.shape[1:3], 1)
+    images = [np.empty(shape, np.float32) for _ in range(slices.images.shape[3])]
+    masks = [np.zeros(shape, np.float32) for _ in images]
+    for row, index in enumerate(batch):
+        pair, drawn = augment(slices.images[index], slices.masks[index], epoch, index)
+        for channel, image in enumerate(images):
+            image[row, ..., 0] = pair[..., channel]
+        if drawn.any():
+            for channel, mask in enumerate(masks):
+                mask[row, ..., 0] = drawn[..., channel]
+    return *images, *masks

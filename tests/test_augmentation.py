@@ -7,27 +7,17 @@ import sys
 
 import numpy as np
 import pytest
+from augmenters import OFF, augmenter
 
-from strokeseg_tf.augmentation import AUGMENTATIONS, Augmenter
-from strokeseg_tf.config import PAPER
+from strokeseg_tf.augmentation.engines import ENGINES
+from strokeseg_tf.augmentation.reference import AUGMENTATIONS
 
 SIZE = 48
-#: What switches each entry of AUGMENTATIONS off.
-OFF = {
-    "flips": {"flips": "none"},
-    "transpose": {"transpose": False},
-    "rotation": {"rotation_degrees": 0.0},
-    "elastic": {"elastic": None},
-    "grid_distortion": {"grid_distortion": 0.0},
-    "optical_distortion": {"optical_distortion": 0.0},
-    "brightness_contrast": {"brightness": 0.0, "contrast": 0.0},
-}
 
 
-def settings(*, without=(), **changes):
-    for name in without:
-        changes = OFF[name] | changes
-    return PAPER.replace(augmentation=changes).augmentation
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
 
 
 def pair(modalities=2):
@@ -49,9 +39,9 @@ def differ(first, second):
 
 
 @pytest.mark.parametrize("modalities", [1, 2])
-def test_shapes_types_and_range_are_kept(modalities):
+def test_shapes_types_and_range_are_kept(engine, modalities):
     images, masks = pair(modalities)
-    augment = Augmenter(settings(brightness=1.0, contrast=1.0, probability=1.0), seed=0)
+    augment = augmenter(engine, brightness=1.0, contrast=1.0)
     for index in range(10):
         augmented, moved = augment(images, masks, 0, index)
         assert augmented.shape == images.shape and augmented.dtype == np.float32
@@ -59,70 +49,70 @@ def test_shapes_types_and_range_are_kept(modalities):
         assert augmented.min() >= 0 and augmented.max() <= 1
 
 
-def test_the_arguments_are_left_alone():
+def test_the_arguments_are_left_alone(engine):
     images, masks = pair()
     before = images.copy(), masks.copy()
     for index in range(5):
-        Augmenter(settings(probability=1.0), seed=0)(images, masks, 0, index)
+        augmenter(engine)(images, masks, 0, index)
     assert_equal((images, masks), before)
 
 
-def test_the_same_seed_epoch_and_index_give_the_same_whatever_came_before():
+def test_the_same_seed_epoch_and_index_give_the_same_whatever_came_before(engine):
     images, masks = pair()
-    used = Augmenter(settings(), seed=3)
+    used = augmenter(engine, seed=3, probability=0.5)
     for index in range(5):
         used(images, masks, 0, index)
     for index in range(5):
-        fresh = Augmenter(settings(), seed=3)
+        fresh = augmenter(engine, seed=3, probability=0.5)
         assert_equal(used(images, masks, 7, index), fresh(images, masks, 7, index))
 
 
-def test_threads_do_not_disturb_each_other():
+def test_threads_do_not_disturb_each_other(engine):
     images, masks = pair()
-    augment = Augmenter(settings(), seed=0)
+    augment = augmenter(engine, probability=0.5)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda index: augment(images, masks, 0, index), range(40)))
-    alone = Augmenter(settings(), seed=0)
+    alone = augmenter(engine, probability=0.5)
     for index, result in enumerate(results):
         assert_equal(result, alone(images, masks, 0, index))
 
 
 @pytest.mark.parametrize("changed", ["seed", "epoch", "index"])
-def test_seed_epoch_and_index_each_change_the_result(changed):
+def test_seed_epoch_and_index_each_change_the_result(engine, changed):
     images, masks = pair()
     base = {"seed": 1, "epoch": 2, "index": 3}
     results = []
     for value in range(10, 14):
         arguments = base | {changed: value}
-        augment = Augmenter(settings(probability=1.0), arguments["seed"])
+        augment = augmenter(engine, seed=arguments["seed"])
         results.append(augment(images, masks, arguments["epoch"], arguments["index"]))
     assert all(differ(results[0], other) for other in results[1:])
 
 
-def test_epoch_and_index_do_not_stand_in_for_each_other():
+def test_epoch_and_index_do_not_stand_in_for_each_other(engine):
     images, masks = pair()
-    augment = Augmenter(settings(probability=1.0), seed=0)
+    augment = augmenter(engine)
     assert differ(augment(images, masks, 1, 2), augment(images, masks, 2, 1))
 
 
-def test_at_probability_0_nothing_changes():
+def test_at_probability_0_nothing_changes(engine):
     images, masks = pair()
-    augment = Augmenter(settings(probability=0.0), seed=0)
+    augment = augmenter(engine, probability=0.0)
     for index in range(5):
         assert_equal(augment(images, masks, 0, index), (images, masks))
 
 
-def test_with_everything_off_nothing_changes():
+def test_with_everything_off_nothing_changes(engine):
     images, masks = pair()
-    assert OFF.keys() == AUGMENTATIONS.keys()
-    augment = Augmenter(settings(without=OFF, probability=1.0), seed=0)
+    assert list(OFF) == list(AUGMENTATIONS)
+    augment = augmenter(engine, only=())
     assert_equal(augment(images, masks, 0, 0), (images, masks))
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_each_transform_takes_effect_alone(name):
+def test_each_transform_takes_effect_alone(engine, name):
     images, masks = pair()
-    augment = Augmenter(settings(without=OFF.keys() - {name}, probability=1.0), seed=0)
+    augment = augmenter(engine, only={name})
     results = [augment(images, masks, 0, index) for index in range(3)]
     assert all(differ(result, (images, masks)) for result in results)
     moved = any(not np.array_equal(result[1], masks) for result in results)
@@ -130,12 +120,10 @@ def test_each_transform_takes_effect_alone(name):
 
 
 @pytest.mark.parametrize("name", ["all", *AUGMENTATIONS])
-def test_image_and_mask_move_together(name):
+def test_image_and_mask_move_together(engine, name):
     _, masks = pair()
-    without = {"brightness_contrast"}
-    if name != "all":
-        without = OFF.keys() - {name}
-    augment = Augmenter(settings(without=without, probability=1.0), seed=0)
+    only = OFF.keys() - {"brightness_contrast"} if name == "all" else {name}
+    augment = augmenter(engine, only)
     for index in range(5):
         images, moved = augment(masks.astype(np.float32), masks, 0, index)
         threshold = (images.min() + images.max()) / 2
@@ -144,11 +132,10 @@ def test_image_and_mask_move_together(name):
         assert (same & moved).sum() / (same | moved).sum() > 0.9
 
 
-def test_transforms_are_drawn_independently():
+def test_transforms_are_drawn_independently(engine):
     """Two flips and a transpose, each applied or not, reach all eight orientations."""
     images, masks = pair()
-    only = settings(without=OFF.keys() - {"flips", "transpose"})
-    augment = Augmenter(only, seed=0)
+    augment = augmenter(engine, only={"flips", "transpose"}, probability=0.5)
     seen = {augment(images, masks, 0, index)[0].tobytes() for index in range(80)}
     flipped = [images, images[::-1], images[:, ::-1], images[::-1, ::-1]]
     assert seen == {
@@ -158,10 +145,10 @@ def test_transforms_are_drawn_independently():
     }
 
 
-def test_both_modalities_share_brightness_and_contrast():
+def test_both_modalities_share_brightness_and_contrast(engine):
     image = pair(1)[0] * 0.5 + 0.25
     images = np.repeat(image, 2, axis=-1)
-    augment = Augmenter(settings(probability=1.0), seed=0)
+    augment = augmenter(engine)
     for index in range(3):
         augmented, _ = augment(images, images > 0.5, 0, index)
         np.testing.assert_allclose(augmented[..., 0], augmented[..., 1], atol=1e-5)
@@ -170,7 +157,7 @@ def test_both_modalities_share_brightness_and_contrast():
 def test_importing_it_imports_no_albumentations_and_keeps_that_off_the_network():
     script = (
         "import os, socket, sys\n"
-        "import strokeseg_tf.augmentation\n"
+        "import strokeseg_tf.augmentation.engines\n"
         "assert 'albumentations' not in sys.modules\n"
         "assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == '1'\n"
         "def refuse(*_): print('reached for the network')\n"

@@ -1,9 +1,7 @@
-"""The paper's augmentation with albumentations, as a function of (seed, epoch, index).
+"""The augmentation with albumentations: what `fast` is measured against.
 
-Section 2.3: "random brightness and contrast, flips, rotations, random elastic transformations,
-and random grid and optical distortions". A pair's images and masks go through one geometric
-transform; masks are sampled nearest. Stateless: the same (seed, epoch, index) gives the same
-result, so a resumed run sees what an undisturbed one would have seen.
+Transforms are applied one after the other, and each geometric one samples the slice anew; masks are
+sampled nearest.
 """
 
 import os
@@ -74,8 +72,8 @@ AUGMENTATIONS = {
 }
 
 
-class Augmenter:
-    """Augments slice pairs.
+class ReferenceAugmenter:
+    """Augments slice pairs; as `build_augmenter` says.
 
     Args:
         settings: `strokeseg_tf.config.AugmentationSettings`.
