@@ -1,7 +1,7 @@
 """Every setting of a run, with its source; the presets.
 
 Sources: "paper" is section 2.3 of the paper; "code" is the authors' published configuration,
-where it differs from the text. Standard library only.
+where it differs from the text. Standard library only (and `tomli` before Python 3.11).
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def _typed(value, expected, name):
             raise ValueError(f"{name} must be a list, received {value!r}")
         return tuple(_typed(item, options[0], name) for item in value)
     if options:  # X | None
-        return None if value is None else _typed(value, options[0], name)
+        return None if value in (None, "none") else _typed(value, options[0], name)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
@@ -298,18 +298,31 @@ class Config:
 
 
 def read_config(path: str | Path, base: Config) -> Config:
-    """Read a JSON file of sections and fields; what it leaves out is taken from `base`.
+    """Read a JSON or TOML file of sections and fields; what it leaves out comes from `base`.
+
+    TOML has no null: a limit that is to be absent is written `"none"`.
 
     Raises:
         ValueError: The file is no JSON object, or holds an unknown or impossible setting.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = _parse(Path(path))
         if not isinstance(content, dict):
             raise ValueError("the file holds no JSON object")
         return base.replace(**content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _parse(path: Path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix.lower() != ".toml":
+        return json.loads(text)
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 PAPER = Config()

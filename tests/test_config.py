@@ -1,10 +1,14 @@
 """The configuration: round trips, presets, and what is refused."""
 
+import argparse
+import dataclasses
 import json
 
 import pytest
 
+from strokeseg_tf.commands.settings import add_config_arguments, resolve_config
 from strokeseg_tf.config import PAPER, PAPER_CODE, PRESETS, SMALL, Config, read_config
+from tfrecord_tools.errors import InputError
 
 
 def differences(config, base):
@@ -31,6 +35,66 @@ def test_a_file_replaces_only_what_it_names(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"training": {"epochs": 3}}')
     assert differences(read_config(file, base=SMALL), SMALL) == {("training", "epochs"): 3}
+
+
+def test_toml_says_what_json_says(tmp_path):
+    (tmp_path / "a.json").write_text(
+        '{"model": {"filters": [4, 8]}, "optimiser": {"clipnorm": null}}'
+    )
+    (tmp_path / "a.toml").write_text('model.filters = [4, 8]\n[optimiser]\nclipnorm = "none"\n')
+    assert read_config(tmp_path / "a.toml", base=PAPER_CODE) == read_config(
+        tmp_path / "a.json", base=PAPER_CODE
+    )
+
+
+def parse_flags(*flags):
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser, describe=True)
+    return resolve_config(parser.parse_args(flags))
+
+
+def test_every_setting_has_a_flag_that_reads_what_the_setting_prints():
+    """All settings of one preset, as flags upon another, give the first."""
+    flags = []
+    for section, fields in PAPER_CODE.to_dict().items():
+        for field, value in fields.items():
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            flags += [f"--{section}.{field}", text.lower() if isinstance(value, bool) else text]
+    assert parse_flags("--preset", "small", *flags) == PAPER_CODE
+
+
+def test_flags_come_after_the_file_and_the_file_after_the_preset(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"training": {"epochs": 3, "batch_size": 5}}')
+    config = parse_flags("--preset", "small", "--config", str(file), "--epochs", "7")
+    assert (config.training.epochs, config.training.batch_size) == (7, 5)
+    assert config.model == SMALL.model
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--epochs", "many"),
+        ("--loss.gamma", "true"),
+        ("--model.filters", "8,x"),
+        ("--model.filters", "8"),
+        ("--optimiser.clipnorm", "{}"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_named(flags):
+    with pytest.raises(InputError, match=rf"{flags[0].lstrip('-').split('.')[-1]} must be"):
+        parse_flags(*flags)
+
+
+def test_the_help_describes_every_setting():
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser, describe=True)
+    described = {a.dest for a in parser._actions if a.help and a.help != argparse.SUPPRESS}
+    assert described >= {
+        f"{section.name}.{field.name}"
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(section.type)
+    }
 
 
 def test_replace_leaves_the_original_alone():

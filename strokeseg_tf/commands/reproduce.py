@@ -3,7 +3,7 @@
 import json
 
 from strokeseg_tf.commands.evaluate import add_scoring_arguments, check_convention, print_summary
-from strokeseg_tf.commands.fit import add_config_arguments, resolve_config
+from strokeseg_tf.commands.settings import add_config_arguments, resolve_config
 from strokeseg_tf.console import keras_progress, print_json, progress, remark
 
 HELP = "the paper's experiment: every variant trained, evaluated and reported together"
@@ -19,7 +19,8 @@ def add_arguments(parser):
     """Declare the arguments."""
     parser.add_argument("shards", metavar="SHARDS", help="shards folder")
     parser.add_argument("-o", "--out", metavar="OUT", required=True, help="folder to write")
-    add_config_arguments(parser, preset="small", without=("variant", "modality", "fold"))
+    decided = ("model.variant", "model.modality", "training.fold")
+    add_config_arguments(parser, preset="small", without=decided)
     add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the evaluation's summary.json")
     parser.add_argument("--overwrite", action="store_true", help="begin an experiment anew")
