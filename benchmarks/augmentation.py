@@ -107,9 +107,9 @@ def measure_rates(slices, rounds):
 
 def measure_step(slices, rounds, steps=20):
     """Print a training step's time on the pipeline, against one on a batch that is kept."""
-    from strokeseg_tf.fused_norm import fuse_norms
+    from strokeseg_tf.engine.fused_norm import fuse_norms
+    from strokeseg_tf.engine.recipe import compile_trainer
     from strokeseg_tf.models.variants import build_model
-    from strokeseg_tf.training import compile_trainer
 
     trainer = fuse_norms(build_model(SMALL.model))
     compile_trainer(trainer, SMALL, steps_per_epoch=100)

@@ -19,9 +19,9 @@ def measure(name):
     import numpy as np
 
     from strokeseg_tf.config import SMALL
+    from strokeseg_tf.engine.optimiser import FlatAdamW
     from strokeseg_tf.losses import build_loss
     from strokeseg_tf.models.variants import build_model
-    from strokeseg_tf.optimiser import FlatAdamW
 
     optimiser = {"keras": keras.optimizers.AdamW, "flat": FlatAdamW}[name]
     model = build_model(SMALL.model)

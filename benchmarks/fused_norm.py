@@ -1,8 +1,8 @@
 """Claim: fused batch normalisation makes a training step of the `small` Dual V1 faster on a CPU.
 
 Two networks are compiled with the recipe of `fit`, one with its stock layers and one with the twin
-that `strokeseg_tf.fused_norm` makes; their steps are timed in turn, and the medians and the median
-of the ratios are printed. Data is constant and in memory: nothing but the step is timed.
+that `strokeseg_tf.engine.fused_norm` makes; their steps are timed in turn, and the medians and the
+median of the ratios are printed. Data is constant and in memory: nothing but the step is timed.
 """
 
 import argparse
@@ -11,9 +11,9 @@ import time
 
 # First: it says how TensorFlow, which Keras loads, is to compute.
 from strokeseg_tf.config import SMALL
-from strokeseg_tf.fused_norm import fuse_norms
+from strokeseg_tf.engine.fused_norm import fuse_norms
+from strokeseg_tf.engine.recipe import compile_trainer
 from strokeseg_tf.models.variants import build_model
-from strokeseg_tf.training import compile_trainer
 
 
 def make_step(fuse):

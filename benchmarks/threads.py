@@ -15,9 +15,9 @@ import time
 
 # First: it says how TensorFlow, which Keras loads, is to compute.
 from strokeseg_tf.config import PRESETS
-from strokeseg_tf.fused_norm import fuse_norms
+from strokeseg_tf.engine.fused_norm import fuse_norms
+from strokeseg_tf.engine.recipe import compile_trainer
 from strokeseg_tf.models.variants import build_model
-from strokeseg_tf.training import compile_trainer
 
 
 def measure(preset, variant, batch, steps):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from strokeseg_tf.config import SMALL
-from strokeseg_tf.fused_norm import FusedNormalization, fuse_norms
+from strokeseg_tf.engine.fused_norm import FusedNormalization, fuse_norms
 from strokeseg_tf.models.variants import build_model
 
 TINY = {"filters": [4, 6, 8], "bottleneck": 8, "image_size": 32}

@@ -325,7 +325,7 @@ TRAIN_A_STEP = """
     from strokeseg_tf.losses import build_loss
     from strokeseg_tf.metrics import build_metrics
     from strokeseg_tf.models.variants import build_model
-    from strokeseg_tf.optimiser import build_optimiser
+    from strokeseg_tf.engine.optimiser import build_optimiser
 
     config = PAPER.replace(
         model={"image_size": 32, "filters": [2, 3, 4, 4, 5], "bottleneck": 6},

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from strokeseg_tf.config import PAPER_CODE
-from strokeseg_tf.optimiser import FlatAdamW, build_optimiser, build_schedule
+from strokeseg_tf.engine.optimiser import FlatAdamW, build_optimiser, build_schedule
 
 RATE = 1e-2
 STEPS = 8
@@ -221,7 +221,7 @@ TRAIN_ON_TWO_DEVICES = """
     import keras
     import numpy as np
     import tensorflow as tf
-    from strokeseg_tf.optimiser import FlatAdamW
+    from strokeseg_tf.engine.optimiser import FlatAdamW
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

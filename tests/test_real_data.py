@@ -8,8 +8,9 @@ import pytest
 
 from strokeseg_tf.cohort import predict_cohort
 from strokeseg_tf.config import SMALL
+from strokeseg_tf.engine.history import mean_dice
 from strokeseg_tf.loading import load_predictor
-from strokeseg_tf.training import fit, mean_dice
+from strokeseg_tf.training import fit
 from tfrecord_tools.conversion import convert
 from tfrecord_tools.layouts import find_studies
 

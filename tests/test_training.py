@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from strokeseg_tf.config import SMALL
+from strokeseg_tf.engine.history import mean_dice, read_history
 from strokeseg_tf.losses import build_loss
 from strokeseg_tf.runs import Run
-from strokeseg_tf.training import fit, mean_dice, read_history
+from strokeseg_tf.training import fit
 from strokeseg_tf.validation import validate
 from tfrecord_tools.errors import InputError
 

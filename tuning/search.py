@@ -9,7 +9,8 @@ import keras
 import keras_tuner
 
 from strokeseg_tf.config import Config
-from strokeseg_tf.training import fit, mean_dice
+from strokeseg_tf.engine.history import mean_dice
+from strokeseg_tf.training import fit
 from tfrecord_tools.atomic import check_free, write_text
 from tfrecord_tools.errors import InputError
 from tuning.search_space import SEARCH_SPACE, apply_values, declare, searched_config

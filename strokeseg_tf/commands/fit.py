@@ -37,7 +37,8 @@ def run(arguments):
     if arguments.dry_run:
         print_plan(arguments.shards, config)
         return
-    from strokeseg_tf.training import fit, mean_dice
+    from strokeseg_tf.engine.history import mean_dice
+    from strokeseg_tf.training import fit
 
     with keras_progress() as verbose:
         history = fit(
