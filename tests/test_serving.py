@@ -221,7 +221,7 @@ def test_versions_count_up_and_the_highest_is_loaded(tmp_path):
     run = make_run(tmp_path / "run", variant="unimodal", modality="adc")
     assert export(run.folder, tmp_path / "m", version=3).name == "3"
     assert export(run.folder, tmp_path / "m").name == "4"
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="has a version 4; choose another --version"):
         export(run.folder, tmp_path / "m", version=4)
     assert isinstance(load_predictor(tmp_path / "m"), SavedModelPredictor)
 

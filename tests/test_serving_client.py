@@ -1,14 +1,17 @@
 """The client of a served model, against real SavedModels over real gRPC and HTTP."""
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -22,10 +25,13 @@ from tf_serving import Models, ModelServer, make_certificate
 from strokeseg_tf.cli import main
 from strokeseg_tf.cohort import predict_cohort
 from strokeseg_tf.loading import load_predictor
+from strokeseg_tf.runs import load_network
 from strokeseg_tf.serving.connection import TOKEN_VARIABLE, Connection
 from strokeseg_tf.serving.endpoint import Endpoint, parse_endpoint
 from strokeseg_tf.serving.export import export
+from strokeseg_tf.serving.inference import inference_network
 from strokeseg_tf.serving.protocol import Refusal
+from strokeseg_tf.serving.signature import StudyModel
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.layouts import find_studies
 from tfrecord_tools.study_files import StudyFiles
@@ -74,12 +80,28 @@ def folder(tmp_path_factory):
     shutil.copytree(first, folder / "strokeseg" / "2")
     for name, model in OTHERS.items():
         tf.saved_model.save(model, str(folder / name / "1"), signatures=model.serve)
+    older = StudyModel(
+        inference_network(load_network(run.model_file)),
+        threshold=0.45,
+        description={"threshold": 0.45},
+    )
+    tf.saved_model.save(older, str(folder / "older" / "1"), signatures=older.signatures())
     return folder
 
 
 @pytest.fixture(scope="module")
 def models(folder):
-    return Models({name: folder / name for name in ("strokeseg", *OTHERS)})
+    return Models({name: folder / name for name in ("strokeseg", "older", *OTHERS)})
+
+
+@pytest.fixture(scope="module")
+def other_models(tmp_path_factory):
+    """The model `strokeseg`, version 2, of another run."""
+    folder = tmp_path_factory.mktemp("other")
+    run = make_run(folder / "run", filters=[2])
+    run.write_threshold({"threshold": 0.45, "split": "validation", "rater": "r1"})
+    export(run.folder, folder / "strokeseg", version=2)
+    return Models({"strokeseg": folder / "strokeseg"})
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +120,14 @@ def certificate(tmp_path_factory):
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
+def ports_of(protocol, *servers):
+    """The port of each server for a protocol."""
+    return [server.grpc_port if protocol == "grpc" else server.rest_port for server in servers]
+
+
 def address(protocol, *servers, model="strokeseg", version="", tls=False):
     """The address of a model on servers, as a user types it."""
-    ports = [server.grpc_port if protocol == "grpc" else server.rest_port for server in servers]
-    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports_of(protocol, *servers))
     path = f"/{model}" if protocol == "grpc" else f"/v1/models/{model}"
     return f"{protocol}{'s' if tls else ''}://{hosts}{path}{version}"
 
@@ -189,7 +215,7 @@ def test_a_wrong_name_is_told_although_another_server_is_dead(server):
         dead = nobody.getsockname()[1]
         address = f"grpc://127.0.0.1:{dead},127.0.0.1:{server.grpc_port}/nope"
         with pytest.raises(InputError, match="serves no model named nope"):
-            load_predictor(address)
+            load_predictor(address, connection=Connection(deadline_s=1))
 
 
 @both_protocols
@@ -256,7 +282,7 @@ def test_a_busy_server_is_asked_again(protocol, models, local):
         server.gate.unavailable = 3
         images = make_images()
         assert_same(remote.predict(images), local.predict(images))
-        assert predictions(server) == 4
+        assert server.gate.unavailable == 0
 
 
 @both_protocols
@@ -271,7 +297,7 @@ def test_a_study_survives_a_server_that_is_restarted(protocol, models, local):
     images = make_images()
     try:
         assert_same(remote.predict(images), local.predict(images))
-        assert predictions(again[0]) == 1
+        assert predictions(again[0]) == 2  # What it serves, then the study.
     finally:
         timer.join()
         again[0].stop()
@@ -281,10 +307,11 @@ def test_a_study_survives_a_server_that_is_restarted(protocol, models, local):
 def test_requests_go_round_and_a_dead_server_is_left_out(protocol, models):
     with ModelServer(models) as one, stopped(models) as dead, ModelServer(models) as other:
         remote = connect(protocol, one, dead, other)
+        assert (predictions(one), predictions(other)) == (1, 1)  # What they serve.
         for _ in range(8):
             remote.predict(make_images())
-        assert min(predictions(one), predictions(other)) >= 2
-        assert predictions(one) + predictions(other) == 8
+        assert min(predictions(one), predictions(other)) >= 3
+        assert predictions(one) + predictions(other) == 10
 
 
 @both_protocols
@@ -313,18 +340,80 @@ def test_a_late_answer_is_given_up_at_the_deadline(protocol, models):
         assert time.monotonic() - start < 4
 
 
-def test_a_server_that_hangs_costs_one_study_and_the_others_go_elsewhere(models):
+@contextlib.contextmanager
+def hanging(models):
+    """A server that takes connections and says nothing, on both ports."""
     with (
-        ModelServer(models) as good,
         stopped(models) as hung,
         socket.create_server(("127.0.0.1", hung.rest_port)),
+        socket.create_server(("127.0.0.1", hung.grpc_port)),
     ):
-        remote = connect("http", good, hung, deadline_s=3)
-        with pytest.raises(InputError, match=r"did not answer within 3.0 s"):
-            remote.predict(make_images())
-        for _ in range(4):
-            remote.predict(make_images())
-        assert predictions(good) == 4
+        yield hung
+
+
+@both_protocols
+def test_a_server_that_hangs_costs_no_study_wherever_it_stands(protocol, models):
+    with ModelServer(models) as good, hanging(models) as hung:
+        connect(protocol, good).predict(make_images())  # The first one takes longer.
+        for servers in ((hung, good), (good, hung)):
+            before = predictions(good)
+            remote = connect(protocol, *servers, deadline_s=3)
+            for _ in range(3):
+                remote.predict(make_images())
+            assert predictions(good) - before == 4
+
+
+@both_protocols
+def test_a_first_contact_that_hangs_is_told_with_what_was_waited(protocol, models):
+    with hanging(models) as one, hanging(models) as other:
+        start = time.monotonic()
+        with pytest.raises(
+            InputError, match=r"did not say within 0.5 s what it serves\); .*raise --deadline"
+        ):
+            connect(protocol, one, other, deadline_s=1)
+        assert time.monotonic() - start < 8
+
+
+def test_a_first_contact_has_its_share_of_the_deadline():
+    shares = {0.5: 0.5, 10: 10, 300: 10, 3000: 100}
+    assert {s: Connection(deadline_s=s).contact_s for s in shares} == shares
+
+
+@both_protocols
+def test_servers_of_different_models_are_refused_before_any_study(protocol, server, other_models):
+    with ModelServer(other_models) as other:
+        with pytest.raises(InputError, match="different models as version 2 of strokeseg") as error:
+            connect(protocol, server, other)
+        said = str(error.value)
+        assert all(re.search(rf":{s}\b", said) for s in ports_of(protocol, server, other))
+        assert re.search(r"\(weights_sha256 [0-9a-f]{12} and [0-9a-f]{12}\)", said)
+        assert "\n" not in said and predictions(other) == 1
+
+
+@both_protocols
+def test_another_model_on_a_server_that_was_away_is_noticed(protocol, models, other_models):
+    with ModelServer(models) as server:
+        remote = connect(protocol, server, deadline_s=1)
+    ports = {"grpc_port": server.grpc_port, "rest_port": server.rest_port}
+    with pytest.raises(InputError, match="nobody answers"):
+        remote.predict(make_images())
+    with ModelServer(other_models, **ports):
+        for _ in range(40):  # It is asked once for each study until it answers.
+            time.sleep(0.1)
+            with pytest.raises(InputError) as error:
+                remote.predict(make_images())
+            if "nobody answers" not in str(error.value):
+                break
+        assert "serve different models as version 2" in str(error.value)
+
+
+@both_protocols
+def test_servers_of_an_export_without_checksum_still_work(protocol, models, local):
+    with ModelServer(models) as one, ModelServer(models) as two:
+        remote = connect(protocol, one, two, model="older", threshold=None)
+        images = make_images()
+        assert remote.threshold == 0.45
+        assert_same(remote.predict(images), local.predict(images))
 
 
 def test_a_cohort_does_not_wait_for_a_server_that_hangs_study_by_study(models):
@@ -333,7 +422,7 @@ def test_a_cohort_does_not_wait_for_a_server_that_hangs_study_by_study(models):
     with socket.create_server(("127.0.0.1", server.rest_port)):
         with pytest.raises(InputError, match=r"did not answer within 1.0 s"):
             remote.predict(make_images())
-        with pytest.raises(InputError, match="asked once .*not even say its versions"):
+        with pytest.raises(InputError, match="asked once .*did not say within 1.0 s"):
             remote.predict(make_images())
 
 
@@ -399,6 +488,129 @@ def test_what_only_the_graph_refuses_reaches_the_user_in_its_words(server):
     assert "refused the study: INVALID_ARGUMENT: adc has NaN" in str(
         remote._explained(refused.value)
     )
+
+
+class Answers(tf.Module):
+    """An export's signatures around what it must not answer; by the model's name."""
+
+    def __init__(self, threshold=0.4, scale=1.0, rows=slice(None)):
+        self._description = json.dumps({"threshold": threshold})
+        self._scale, self._rows = scale, rows
+
+    @tf.function(input_signature=[tf.TensorSpec((None,) * 3, name="dwi")])
+    def serve(self, dwi):
+        return {"dwi_probability": self._scale * tf.ones_like(dwi)[:, self._rows]}
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string, name="request")])
+    def describe(self, request):
+        with tf.control_dependencies([request]):
+            return {"description": tf.constant(self._description)}
+
+
+ODD = {
+    "threshold": (Answers(threshold=1.5), "its description cannot be read .*1.5 is no probab"),
+    "shape": (
+        Answers(rows=slice(1)),
+        r"of the shape \(2, 1, 4\) for dwi of the shape \(2, 3, 4\)",
+    ),
+    "values": (Answers(scale=2.0), "dwi_probability has values outside of 0 to 1"),
+    "numbers": (Answers(scale=np.nan), "dwi_probability has values outside of 0 to 1"),
+}
+
+
+@pytest.fixture(scope="module")
+def odd_server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd")
+    for name, (model, _) in ODD.items():
+        signatures = {"serving_default": model.serve, "description": model.describe}
+        tf.saved_model.save(model, str(folder / name / "1"), signatures=signatures)
+    with ModelServer({name: folder / name for name in ODD}) as server:
+        yield server
+
+
+@both_protocols
+@pytest.mark.parametrize("name", ODD)
+def test_answers_that_cannot_be_are_refused_in_one_line(protocol, odd_server, name):
+    with pytest.raises(InputError, match=ODD[name][1]) as error:
+        connect(protocol, odd_server, model=name).predict({"dwi": np.ones((2, 3, 4), np.float32)})
+    assert "\n" not in str(error.value)
+
+
+@contextlib.contextmanager
+def listening(answer):
+    """A port on which `answer`, called with each connection, speaks; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_answer_that_trickles_is_given_up_at_the_deadline_whole():
+    def trickle(connection):
+        with contextlib.suppress(OSError):
+            connection.recv(4096)
+            for letter in itertools.chain(b"HTTP/1.1 200 OK\r\n\r\n", itertools.repeat(32)):
+                connection.send(bytes([letter]))
+                time.sleep(0.02)
+
+    with listening(trickle) as host:
+        start = time.monotonic()
+        with pytest.raises(InputError, match="did not say within 0.7 s what it serves"):
+            load_predictor(f"http://{host}/v1/models/m", connection=Connection(deadline_s=0.7))
+        assert time.monotonic() - start < 5
+
+
+@both_protocols
+def test_studies_go_straight_to_the_server_whatever_proxy_is_set(protocol, server, monkeypatch):
+    asked = []
+    with listening(asked.append) as proxy:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://{proxy}")
+            monkeypatch.setenv(name.upper(), f"http://{proxy}")
+        for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        connect(protocol, server).predict(make_images())
+    assert asked == []
+
+
+@both_protocols
+def test_the_systems_authorities_are_trusted_by_both_protocols(
+    protocol, models, certificate, monkeypatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.certificate))
+    with ModelServer(models, certificate=certificate) as server:
+        assert connect(protocol, server, tls=True).version == 2
+
+
+def connected_to(port):
+    """Local ports that are connected to a port of this machine."""
+    tables = [Path(f"/proc/net/{table}").read_text("ascii") for table in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return {
+        own for _, own, other, state, *_ in lines if (other[-4:], state) == (f"{port:04X}", "01")
+    }
+
+
+@both_protocols
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux lists connections there")
+def test_a_predictor_ends_its_connections(protocol, server):
+    (port,) = ports_of(protocol, server)
+    before = connected_to(port)
+    with connect(protocol, server):
+        mine = connected_to(port) - before
+    assert mine
+    for _ in range(100):
+        if not connected_to(port) & mine:
+            return
+        time.sleep(0.05)
+    raise AssertionError("its connections are still there")
 
 
 @both_protocols

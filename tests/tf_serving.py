@@ -32,14 +32,9 @@ import tensorflow as tf
 from google.protobuf import json_format
 from google.protobuf.internal.encoder import _VarintBytes
 from tensorflow.core.framework import tensor_pb2
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from strokeseg_tf.serving import messages
 
 #: HTTP status of a gRPC code, where it is not 500.
 HTTP_STATUS = {
@@ -162,10 +157,10 @@ class Models:
     def metadata(self, name, version=None):
         """`GetModelMetadataResponse`."""
         servable = self.find(name, version)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response = messages.GetModelMetadataResponse()
         response.model_spec.name = name
         response.model_spec.version.value = servable.version
-        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
+        signatures = messages.SignatureDefMap(signature_def=servable.signatures)
         response.metadata["signature_def"].Pack(signatures)
         return response
 
@@ -178,10 +173,10 @@ class Models:
         if version is not None and version not in versions:
             message = f"Could not find version {version} of model {name}"
             raise Refused(grpc.StatusCode.NOT_FOUND, message)
-        response = get_model_status_pb2.GetModelStatusResponse()
+        response = messages.GetModelStatusResponse()
         for number in [version] if version is not None else sorted(versions, reverse=True):
             response.model_version_status.add(
-                version=number, state=get_model_status_pb2.ModelVersionStatus.AVAILABLE
+                version=number, state=messages.ModelVersionStatus.AVAILABLE
             ).status.SetInParent()
         return response
 
@@ -199,7 +194,7 @@ def to_proto(array):
     return proto
 
 
-def _version(spec: model_pb2.ModelSpec):
+def _version(spec: messages.ModelSpec):
     return spec.version.value if spec.HasField("version") else None
 
 
@@ -228,7 +223,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         servable = self._models.find(spec.name, _version(spec))
         signature = spec.signature_name or "serving_default"
         tensors = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
-        response = predict_pb2.PredictResponse()
+        response = messages.PredictResponse()
         for name, value in servable.run(signature, tensors, request.output_filter).items():
             response.outputs[name].CopyFrom(to_proto(value))
         response.model_spec.name = spec.name

@@ -64,6 +64,18 @@ def new_folder(out: str | Path, overwrite: bool = False, *, marker: str) -> Iter
         raise
 
 
+def flush_folder(folder: Path) -> None:
+    """Have what lies in a folder on the disk: a power cut after its renaming leaves it whole."""
+    if os.name != "posix":  # Elsewhere only who writes a file can flush it.
+        return
+    for path in (folder, *folder.rglob("*")):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def work_folder(out: str | Path) -> Path:
     """Where the output `out` is made by `resumable_folder`."""
     out = Path(os.path.abspath(out))

@@ -1,5 +1,7 @@
 """`strokeseg-tf export`: run -> SavedModel for TensorFlow Serving."""
 
+from strokeseg_tf.serving.precision import PRECISIONS
+
 HELP = "export a run as a SavedModel that takes raw studies"
 EXAMPLES = """\
   strokeseg-tf export runs/dual_v1 served/strokeseg
@@ -18,7 +20,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--precision",
         default="float32",
-        help="float32, bfloat16 or int8 (kernels alone) arithmetic (default: float32)",
+        choices=PRECISIONS,
+        help="arithmetic; int8 is of the kernels alone (default: float32)",
     )
     parser.add_argument(
         "--evaluation",

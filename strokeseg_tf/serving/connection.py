@@ -12,6 +12,9 @@ TOKEN_VARIABLE = "STROKESEG_TOKEN"
 #: A study of the largest clinical sizes takes a CPU a minute or two; a server may restart in it.
 DEADLINE_S = 300.0
 
+#: A mistyped host is not worth the patience of a study.
+CONTACT_S = 10.0
+
 #: In MiB: a study of 24 slices of 256 x 256 in both modalities has 12.
 MAX_MESSAGE_MB = 64.0
 
@@ -48,12 +51,26 @@ class Connection:
             raise InputError(f"{TOKEN_VARIABLE} holds more than a token: use printable characters")
 
     @property
+    def contact_s(self) -> float:
+        """Seconds for all servers to say what they serve: `CONTACT_S`, more for a long deadline."""
+        return min(self.deadline_s, max(CONTACT_S, self.deadline_s / 30))
+
+    @property
     def authorization(self) -> dict[str, str]:
         """The header, or gRPC metadata, that carries the token."""
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
 
+    def authorities(self) -> bytes:
+        """Whom to trust, as PEM, for gRPC, which by itself would trust others than HTTPS does."""
+        import ssl
+
+        if self.ca_file:
+            return Path(self.ca_file).read_bytes()
+        certificates = self.tls_context().get_ca_certs(binary_form=True)
+        return "".join(map(ssl.DER_cert_to_PEM_cert, certificates)).encode()
+
     def tls_context(self):
-        """Whom to trust, as `ssl.SSLContext`.
+        """Whom to trust, as `ssl.SSLContext`: `ca_file`, or the system's authorities.
 
         Raises:
             InputError: The file cannot be read or holds no certificate.

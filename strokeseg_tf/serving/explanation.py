@@ -5,7 +5,6 @@ import re
 from strokeseg_tf.serving.connection import TOKEN_VARIABLE, Connection
 from strokeseg_tf.serving.endpoint import Endpoint
 from strokeseg_tf.serving.protocol import Kind, Refusal
-from strokeseg_tf.serving.servers import PROBE_S
 from tfrecord_tools.errors import InputError
 
 
@@ -19,13 +18,10 @@ def explain(refusal: Refusal, endpoint: Endpoint, connection: Connection, versio
         version: The version that was asked for, or None for the latest.
     """
     if refusal.kind is Kind.NOT_FOUND:
-        return InputError(_not_found(refusal.server, endpoint.model, version))
+        return InputError(_not_found(refusal.server, endpoint.model, version, connection.contact_s))
     text = _without_graph(refusal.text)
     if refusal.server is None:
-        return InputError(
-            f"one slice is too large for a message ({text}); raise --max-message-mb, or the "
-            "server's limit"
-        )
+        return InputError(f"one slice is too large to be sent: {text}")
     host = refusal.server.address
     token = f"put its token in the environment variable {TOKEN_VARIABLE}"
     if connection.token:
@@ -47,10 +43,10 @@ def explain(refusal: Refusal, endpoint: Endpoint, connection: Connection, versio
     return InputError(sentences[refusal.kind])
 
 
-def _not_found(server, name, version) -> str:
+def _not_found(server, name, version, within_s) -> str:
     """Asks the server what it has instead."""
     try:
-        versions = server.versions(PROBE_S)
+        versions = server.versions(within_s)
     except Refusal as refusal:
         if refusal.kind is Kind.NOT_FOUND:
             return f"{server.address} serves no model named {name}; check the name"

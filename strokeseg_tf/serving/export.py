@@ -11,7 +11,7 @@ from strokeseg_tf.models.variants import modalities_of
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.serving.card import model_card
 from strokeseg_tf.serving.card_page import card_markdown
-from strokeseg_tf.serving.inference import POLICIES, inference_network
+from strokeseg_tf.serving.inference import inference_network
 from strokeseg_tf.serving.layout import (
     CARD,
     CARD_DATA,
@@ -20,10 +20,11 @@ from strokeseg_tf.serving.layout import (
     versions_of,
     write_description,
 )
+from strokeseg_tf.serving.precision import PRECISIONS
 from strokeseg_tf.serving.signature import StudyModel
 from strokeseg_tf.serving.verification import write_example
 from strokeseg_tf.serving.warmup import write_warmup
-from tfrecord_tools.atomic import new_folder
+from tfrecord_tools.atomic import flush_folder, new_folder
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.shards import sha256_of
 
@@ -50,13 +51,18 @@ def export(
     """
     run, out = Run(Path(run)), Path(out)
     config = run.read_config()
-    network = load_network(run.model_file)
     if version is None:
         version = max(versions_of(out), default=0) + 1
     if version < 1:
         raise InputError(f"a version is a number from 1, received {version}")
-    if precision not in POLICIES:
-        raise InputError(f"precision is one of {', '.join(POLICIES)}, received {precision!r}")
+    if (out / str(version)).exists() and not overwrite:
+        raise InputError(
+            f"{out} has a version {version}; choose another --version, or none for the next, or "
+            "pass --overwrite"
+        )
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is one of {', '.join(PRECISIONS)}, received {precision!r}")
+    network = load_network(run.model_file)
     description = {
         "variant": config.model.variant,
         "modalities": list(modalities_of(network)),
@@ -83,6 +89,7 @@ def export(
         _write_card(folder, card)
         # Last: it holds the checksums of all the others.
         write_description(folder, description)
+        flush_folder(folder)
     return out / str(version)
 
 

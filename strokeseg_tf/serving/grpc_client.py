@@ -1,20 +1,14 @@
 """A TensorFlow Serving server over gRPC."""
 
 import re
-from pathlib import Path
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
+from strokeseg_tf.serving import messages
 from strokeseg_tf.serving.connection import Connection
 from strokeseg_tf.serving.endpoint import Endpoint
 from strokeseg_tf.serving.protocol import Kind, Refusal, Request, ServedModel
@@ -28,6 +22,8 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.use_local_subchannel_pool", 1),
+    # Studies go straight to the server, not where http_proxy or https_proxy happen to point.
+    ("grpc.enable_http_proxy", 0),
 ]
 _KINDS = {
     grpc.StatusCode.UNAVAILABLE: Kind.UNAVAILABLE,
@@ -58,21 +54,20 @@ class GrpcServer:
         self._metadata = tuple(connection.authorization.items())
         if endpoint.secure:
             connection.tls_context()  # Says whether the file holds certificates at all.
-            roots = connection.ca_file and Path(connection.ca_file).read_bytes()
-            credentials = grpc.ssl_channel_credentials(root_certificates=roots)
-            channel = grpc.secure_channel(address, credentials, _OPTIONS)
+            credentials = grpc.ssl_channel_credentials(connection.authorities())
+            self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
         else:
-            channel = grpc.insecure_channel(address, _OPTIONS)
-        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            self._channel = grpc.insecure_channel(address, _OPTIONS)
+        self._prediction = PredictionServiceStub(self._channel)
         # As the stub's own method, but a request is written once: to know its size, and to send it.
-        self._predict = channel.unary_unary(
+        self._predict = self._channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
-            response_deserializer=predict_pb2.PredictResponse.FromString,
+            response_deserializer=messages.PredictResponse.FromString,
         )
-        self._model = model_service_pb2_grpc.ModelServiceStub(channel)
+        self._model = ModelServiceStub(self._channel)
 
     def _model_spec(self, version, signature=""):
-        spec = model_pb2.ModelSpec(signature_name=signature, **self._spec)
+        spec = messages.ModelSpec(signature_name=signature, **self._spec)
         if version is not None:
             spec.version.value = version
         return spec
@@ -86,7 +81,7 @@ class GrpcServer:
             outputs: Names of the tensors to answer with.
             version: Version of the model.
         """
-        request = predict_pb2.PredictRequest(
+        request = messages.PredictRequest(
             model_spec=self._model_spec(version, signature),
             inputs={name: tf.make_tensor_proto(value) for name, value in inputs.items()},
             output_filter=outputs,
@@ -101,15 +96,18 @@ class GrpcServer:
             Refusal: There is no result.
         """
         answer = self._call(self._predict, request.content, timeout_s)
+        missing = set(request.outputs) - set(answer.outputs)
+        if missing:
+            raise Refusal(Kind.FAILED, f"the answer lacks {', '.join(sorted(missing))}")
         return {name: _to_array(answer.outputs[name]) for name in request.outputs}
 
     def describe(self, version, timeout_s) -> ServedModel:
         """What the server says of the model."""
-        request = get_model_metadata_pb2.GetModelMetadataRequest(
+        request = messages.GetModelMetadataRequest(
             model_spec=self._model_spec(version), metadata_field=["signature_def"]
         )
         answer = self._call(self._prediction.GetModelMetadata, request, timeout_s)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
+        signatures = messages.SignatureDefMap()
         answer.metadata["signature_def"].Unpack(signatures)
         return ServedModel.from_signatures(
             answer.model_spec.version.value, signatures.signature_def
@@ -117,10 +115,14 @@ class GrpcServer:
 
     def versions(self, timeout_s) -> list[int]:
         """The versions of the model that can be asked."""
-        request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._model_spec(None))
+        request = messages.GetModelStatusRequest(model_spec=self._model_spec(None))
         answer = self._call(self._model.GetModelStatus, request, timeout_s)
-        available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        available = messages.ModelVersionStatus.AVAILABLE
         return sorted(s.version for s in answer.model_version_status if s.state == available)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
 
     def _call(self, method, request, timeout_s):
         try:

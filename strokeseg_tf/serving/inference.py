@@ -11,10 +11,8 @@ and the normalisation, like dropout, is gone.
 import keras
 import numpy as np
 
+from strokeseg_tf.serving.precision import PRECISIONS
 from strokeseg_tf.serving.quantised import QuantisedConv2D
-
-#: Precision of an export -> the policy of its layers. The head's logits are float32 in each.
-POLICIES = {"float32": "float32", "bfloat16": "bfloat16", "int8": "float32"}
 
 
 def inference_network(network, precision="float32"):
@@ -40,7 +38,7 @@ def inference_network(network, precision="float32"):
         if layer.name in gone:
             return layer
         config = layer.get_config()
-        config["dtype"] = "float32" if layer.name in heads else POLICIES[precision]
+        config["dtype"] = "float32" if layer.name in heads else PRECISIONS[precision].policy
         if layer.name in {conv.name for conv in folded}:
             config["use_bias"] = True
         kind = type(layer)

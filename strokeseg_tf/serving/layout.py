@@ -52,15 +52,24 @@ def read_description(folder: Path) -> dict:
     """
     path = folder / DESCRIPTION
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        if not 0 < description["threshold"] < 1:
-            raise ValueError(f"{description['threshold']} is no probability")
+        return parse_description(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} has no {DESCRIPTION}; name a folder that strokeseg-tf export wrote"
         ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error!r}); export the run anew") from error
+
+
+def parse_description(text: str) -> dict:
+    """A description from its JSON.
+
+    Raises:
+        ValueError, TypeError, KeyError: It is none, or its threshold no probability.
+    """
+    description = json.loads(text)
+    if not 0 < description["threshold"] < 1:
+        raise ValueError(f"{description['threshold']} is no probability")
     return description
 
 

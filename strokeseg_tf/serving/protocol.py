@@ -63,12 +63,19 @@ class ServedModel:
         modalities: The modalities it takes, in their fixed order.
         signatures: Names of its signatures.
         image_size: Height and width of the slices that `preprocessed` takes, or None.
+        threshold: Probability above which a voxel is lesion; like what follows from its
+            description, and None where it has none or an older one.
+        precision: The export's arithmetic.
+        weights_sha256: Checksum of the weights that were exported.
     """
 
     version: int
     modalities: tuple[str, ...]
     signatures: frozenset[str]
     image_size: int | None
+    threshold: float | None = None
+    precision: str | None = None
+    weights_sha256: str | None = None
 
     @classmethod
     def from_signatures(cls, version, signatures: Mapping) -> "ServedModel":
@@ -91,3 +98,12 @@ class ServedModel:
             shape = signatures["preprocessed"].inputs[modalities[0]].tensor_shape
             size = shape.dim[1].size
         return cls(version, modalities, frozenset(signatures), size)
+
+    def with_facts(self, description: Mapping) -> "ServedModel":
+        """The same with what the model's description says."""
+        return dataclasses.replace(
+            self,
+            threshold=description["threshold"],
+            precision=description.get("precision"),
+            weights_sha256=description.get("weights_sha256"),
+        )

@@ -1,7 +1,6 @@
 """A model on a server that predicts studies as one on this machine does."""
 
 import functools
-import json
 import sys
 import time
 
@@ -13,15 +12,13 @@ from strokeseg_tf.preprocessing import preprocess, restore, volume_range
 from strokeseg_tf.serving.connection import TOKEN_VARIABLE, Connection
 from strokeseg_tf.serving.endpoint import Endpoint
 from strokeseg_tf.serving.explanation import explain
+from strokeseg_tf.serving.greeting import Greeting
 from strokeseg_tf.serving.protocol import Kind, Refusal
 from strokeseg_tf.serving.servers import Servers
 from tfrecord_tools.errors import InputError
 
-#: Seconds for the first contact: a mistyped host is not worth the patience of a study.
-CONTACT_S = 10.0
 
-
-def connect(endpoint: Endpoint, connection: Connection) -> Servers:
+def connect(endpoint: Endpoint, connection: Connection, greeting: Greeting) -> Servers:
     """The servers of an endpoint; nothing is sent yet."""
     if endpoint.protocol == "grpc":
         from strokeseg_tf.serving.grpc_client import GrpcServer as Server
@@ -30,7 +27,7 @@ def connect(endpoint: Endpoint, connection: Connection) -> Servers:
     if connection.token and not endpoint.secure:
         remark(f"the token of {TOKEN_VARIABLE} travels unencrypted; use {endpoint.protocol}s://")
     servers = [Server(address, endpoint, connection) for address in endpoint.servers]
-    return Servers(servers, str(endpoint))
+    return Servers(servers, str(endpoint), greeting, connection.contact_s)
 
 
 class RemotePredictor:
@@ -39,6 +36,7 @@ class RemotePredictor:
     A study goes whole to the signature `serving_default`, as int16 where that loses nothing. One
     that is larger than a message may be is normalised and resized here, and its slices go in parts
     to `preprocessed`. All requests go to the version that answered first: one cohort, one version.
+    `close` it, or use it in a `with` block: its connections end there.
 
     Args:
         endpoint: Where the model is.
@@ -46,21 +44,37 @@ class RemotePredictor:
         connection: Settings.
 
     Raises:
-        InputError: Nobody answers, or not with a model of ours.
+        InputError: Nobody answers, or not with a model of ours, or servers have different models.
     """
 
     def __init__(self, endpoint: Endpoint, *, threshold=None, connection=None):
         self._endpoint, self._connection = endpoint, connection or Connection()
-        self._servers = connect(endpoint, self._connection)
-        self.version = endpoint.version
-        self._model = self._contact(lambda server, left: server.describe(self.version, left))
-        self.version = self._model.version
-        self.modalities = self._model.modalities
+        greeting = Greeting(endpoint.model, endpoint.version)
+        self._servers = connect(endpoint, self._connection, greeting)
+        try:
+            self._servers.meet()
+        except Refusal as refusal:
+            raise explain(refusal, endpoint, self._connection, greeting.version) from refusal
+        self._model = greeting.model
+        self.version, self.modalities = self._model.version, self._model.modalities
         # What may be sent, in bytes and in slices of `preprocessed`; they fall where a server
         # takes less, so that the next study is not refused again.
         self._limit = int(self._connection.max_message_mb * 2**20)
         self._at_once = sys.maxsize
-        self.threshold = self._read_threshold() if threshold is None else threshold
+        self.threshold = self._model.threshold if threshold is None else threshold
+        if self.threshold is None:
+            remark(f"{endpoint} does not say its threshold: 0.5 is used; --threshold sets it")
+            self.threshold = 0.5
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self) -> None:
+        """End the connections."""
+        self._servers.close()
 
     @property
     def parallel(self) -> int:
@@ -131,38 +145,43 @@ class RemotePredictor:
         request = self._servers.encode(signature, inputs, outputs, self.version)
         self._check_size(request.size)
         try:
-            answer = self._servers.ask(
-                lambda server, left: server.predict(request, left), end - time.monotonic()
+            return self._servers.ask(
+                lambda server, left: _probabilities(server.predict(request, left), inputs),
+                end - time.monotonic(),
             )
         except Refusal as refusal:
             if refusal.kind is Kind.TOO_LARGE:
                 self._limit = min(self._limit, request.size - 1)
             raise
-        return {m: answer[f"{m}_probability"] for m in self.modalities}
 
     def _check_size(self, size):
         if size > self._limit:
-            raise Refusal(Kind.TOO_LARGE, f"{size / 2**20:.2g} MB are more than may be sent")
-
-    def _contact(self, question):
-        """The answer to a question that comes before the first study."""
-        try:
-            return self._servers.ask(question, CONTACT_S)
-        except Refusal as refusal:
-            raise self._explained(refusal) from refusal
+            text = "--max-message-mb admits; raise it"
+            if self._limit < int(self._connection.max_message_mb * 2**20):
+                text = "a server took; raise its limit"
+            raise Refusal(Kind.TOO_LARGE, f"it has {size / 2**20:.2g} MB, more than {text}")
 
     def _explained(self, refusal):
         return explain(refusal, self._endpoint, self._connection, self.version)
 
-    def _read_threshold(self):
-        if "description" not in self._model.signatures:
-            remark(f"{self._endpoint} does not say its threshold: 0.5 is used; --threshold sets it")
-            return 0.5
-        request = self._servers.encode(
-            "description", {"request": ""}, ["description"], self.version
-        )
-        answer = self._contact(lambda server, left: server.predict(request, left))
-        return json.loads(answer["description"].item())["threshold"]
+
+def _probabilities(answer, inputs) -> dict[str, np.ndarray]:
+    """Probabilities by modality, of the shapes of what was sent.
+
+    Raises:
+        Refusal: They are of other shapes, or no probabilities.
+    """
+    probabilities = {m: answer[f"{m}_probability"] for m in inputs}
+    for m, probability in probabilities.items():
+        if probability.shape != inputs[m].shape:
+            raise Refusal(
+                Kind.FAILED,
+                f"it gave {m}_probability of the shape {probability.shape} for {m} of the shape "
+                f"{inputs[m].shape}",
+            )
+        if not (probability.min() >= 0 and probability.max() <= 1):
+            raise Refusal(Kind.FAILED, f"its {m}_probability has values outside of 0 to 1")
+    return probabilities
 
 
 def _fits_int16(volume) -> bool:

@@ -2,14 +2,17 @@
 
 import contextlib
 import re
+import socket
+import threading
+import time
 from http.client import BadStatusLine, RemoteDisconnected
 
 import numpy as np
 import orjson
 import urllib3
 from google.protobuf import json_format
-from tensorflow_serving.apis import get_model_metadata_pb2
 
+from strokeseg_tf.serving import messages
 from strokeseg_tf.serving.connection import Connection
 from strokeseg_tf.serving.endpoint import Endpoint
 from strokeseg_tf.serving.protocol import Kind, Refusal, Request, ServedModel
@@ -30,6 +33,37 @@ _KINDS = {
 }
 
 
+class _InTime:
+    """A connection that is made in `CONNECT_S`, and whose answers come whole within its timeout.
+
+    By themselves, timeouts bound each reading of a few bytes, of which an answer takes many.
+    """
+
+    def connect(self):
+        whole_s, self.timeout = self.timeout, min(CONNECT_S, self.timeout)
+        try:
+            super().connect()
+        finally:
+            self.timeout = whole_s
+        self.sock.settimeout(whole_s)  # For sending, which may take as long as all of it.
+
+    def getresponse(self):
+        end = threading.Timer(self.timeout, _cut, [self.sock])
+        end.start()
+        try:
+            return super().getresponse()  # With its content.
+        finally:
+            end.cancel()
+
+
+class _Connection(_InTime, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _SecureConnection(_InTime, urllib3.connection.HTTPSConnection):
+    pass
+
+
 class RestServer:
     """One server of an endpoint; see `strokeseg_tf.serving.grpc_client.GrpcServer`."""
 
@@ -46,8 +80,10 @@ class RestServer:
             self._pool = urllib3.HTTPSConnectionPool(
                 host, int(port), ssl_context=context, **settings
             )
+            self._pool.ConnectionCls = _SecureConnection
         else:
             self._pool = urllib3.HTTPConnectionPool(host, int(port), **settings)
+            self._pool.ConnectionCls = _Connection
 
     def _path_of(self, version):
         return self._path if version is None else f"{self._path}/versions/{version}"
@@ -89,7 +125,7 @@ class RestServer:
         with _reading():
             signatures = json_format.ParseDict(
                 answer["metadata"]["signature_def"],
-                get_model_metadata_pb2.SignatureDefMap(),
+                messages.SignatureDefMap(),
                 ignore_unknown_fields=True,
             )
             version = int(answer["model_spec"]["version"])
@@ -102,16 +138,21 @@ class RestServer:
             states = answer["model_version_status"]
             return sorted(int(s["version"]) for s in states if s["state"] == "AVAILABLE")
 
+    def close(self) -> None:
+        """End the connections."""
+        self._pool.close()
+
     def _ask(self, method, path, timeout_s, body=None):
-        timeout = urllib3.Timeout(connect=min(CONNECT_S, timeout_s), read=timeout_s)
+        end = time.monotonic() + timeout_s
         try:
+            timeout = urllib3.Timeout(total=timeout_s)
             answer = self._pool.request(method, path, body=body, timeout=timeout)
-        except urllib3.exceptions.SSLError as error:
-            raise Refusal(Kind.TLS, str(error)) from error
-        except urllib3.exceptions.ReadTimeoutError as error:
-            raise Refusal(Kind.LATE, str(error)) from error
         except urllib3.exceptions.HTTPError as error:
+            if time.monotonic() >= end:
+                raise Refusal(Kind.LATE, str(error)) from error
             raise _unanswered(error) from error
+        if time.monotonic() >= end:  # It may have been cut, and nothing else would show it.
+            raise Refusal(Kind.LATE, "the answer was not whole in time")
         try:
             content = orjson.loads(answer.data)
         except orjson.JSONDecodeError:
@@ -121,6 +162,12 @@ class RestServer:
         if not isinstance(content, dict):
             raise Refusal(Kind.FAILED, "the answer is no JSON of TensorFlow Serving")
         return content
+
+
+def _cut(connected):
+    """End what another thread reads from a socket; below TLS, whose own way would wait for it."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
@@ -135,6 +182,8 @@ def _reading():
 
 def _unanswered(error) -> Refusal:
     """What urllib3 says, without its objects."""
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return Refusal(Kind.TLS, str(error))
     cause = error.args[-1] if isinstance(error, urllib3.exceptions.ProtocolError) else error
     if isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
         return Refusal(Kind.PROTOCOL, "its first line is none of HTTP")

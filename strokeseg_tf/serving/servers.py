@@ -15,8 +15,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 #: Seconds for which a server that did not answer is asked last, at the most.
 LONGEST_REST_S = 30.0
 
-#: Seconds in which a living server says which versions it has.
-PROBE_S = 10.0
+
+#: What another server, or the same one later, may not say.
+_PASSING = (Kind.UNAVAILABLE, Kind.NOT_FOUND)
 
 
 class NobodyAnswers(InputError):
@@ -29,15 +30,19 @@ class Servers:
     Args:
         servers: `GrpcServer` or `RestServer` objects.
         address: How the user named them, for messages.
+        greeting: Called with (server, seconds) before the first question to a server, and before
+            the next one after it was away: a short question, so that one that hangs does not cost
+            a study, and the place to see what it serves.
+        contact_s: Seconds for greeting all of them.
     """
 
-    def __init__(self, servers: Sequence, address: str):
-        self._address = address
+    def __init__(self, servers: Sequence, address: str, greeting: Callable, contact_s: float):
+        self._address, self._greeting, self._contact_s = address, greeting, contact_s
         self._servers = tuple(servers)
         self._turn = itertools.count()
         self._failures = dict.fromkeys(self._servers, 0)
         self._rests_until = dict.fromkeys(self._servers, 0.0)
-        self._late = set()
+        self._greeted = set()
         self._gave_up = False
         self._lock = threading.Lock()
         #: How a request is written: the same for all of them.
@@ -46,6 +51,22 @@ class Servers:
 
     def __len__(self):
         return len(self._servers)
+
+    def meet(self) -> None:
+        """Greet all servers; those that are not there are greeted when they are.
+
+        Raises:
+            NobodyAnswers: None was there in time.
+            Refusal: A server refused; its attribute `server` says which.
+        """
+        self.ask(_nothing, self._contact_s)
+        for server in self._servers:
+            if server not in self._greeted and not self._failures[server]:
+                try:
+                    self._ask_one(server, _nothing, self._contact_s)
+                except Refusal as refusal:
+                    if refusal.kind not in _PASSING:
+                        raise
 
     def ask(self, question: Callable, patience_s: float):
         """Ask until a server answers.
@@ -68,26 +89,17 @@ class Servers:
         for round_number in itertools.count():
             refusals = []
             for server in self._in_turn():
-                left = patience_s - (time.monotonic() - start)
                 tries += 1
                 try:
-                    # The last try is a try, too: a little time is always left to it.
-                    self._check_alive(server, min(PROBE_S, patience_s))
-                    answer = question(server, max(left, 0.5))
+                    return self._ask_one(server, question, start + patience_s - time.monotonic())
                 except Refusal as refusal:
-                    refusal.server = server
                     if refusal.kind is Kind.LATE:
                         refusal.waited_s = patience_s
                         self._set_aside(server, patience_s)
-                        self._late.add(server)
                         self._gave_up = True
-                    if refusal.kind not in (Kind.UNAVAILABLE, Kind.NOT_FOUND):
+                    if refusal.kind not in _PASSING:
                         raise
-                    self._set_aside(server)
                     refusals.append(refusal)
-                else:
-                    self._welcome(server)
-                    return answer
             if all(refusal.kind is Kind.NOT_FOUND for refusal in refusals):
                 raise refusals[0]
             spent = time.monotonic() - start
@@ -101,6 +113,35 @@ class Servers:
             pause = min(FIRST_PAUSE_S * 2**round_number, LONGEST_PAUSE_S) * random.uniform(0.5, 1)
             time.sleep(min(pause, patience_s - spent))
 
+    def _ask_one(self, server, question, left_s):
+        # The last try is a try, too: a little time is always left to it.
+        end = time.monotonic() + max(left_s, 0.5)
+        try:
+            self._greet(server, end - time.monotonic())
+            answer = question(server, max(end - time.monotonic(), 0.5))
+        except Refusal as refusal:
+            refusal.server = server
+            if refusal.kind in _PASSING:
+                self._set_aside(server, LONGEST_REST_S if refusal.waited_s else 0.0)
+            raise
+        self._welcome(server)
+        return answer
+
+    def _greet(self, server, left_s):
+        if server in self._greeted:
+            return
+        within_s = min(self._contact_s / len(self._servers), left_s)
+        try:
+            self._greeting(server, within_s)
+        except Refusal as refusal:
+            if refusal.kind is not Kind.LATE:
+                raise
+            text = f"{server.address} did not say within {within_s:.1f} s what it serves"
+            late = Refusal(Kind.UNAVAILABLE, text)
+            late.waited_s = within_s
+            raise late from refusal
+        self._greeted.add(server)
+
     def _in_turn(self):
         """Each server once: the next in the round first, those that rest last."""
         with self._lock:
@@ -109,31 +150,35 @@ class Servers:
         now = time.monotonic()
         return sorted(in_turn, key=lambda server: self._rests_until[server] > now)
 
-    def _check_alive(self, server, within_s):
-        """One that was late may hang: it is asked something short before the next study."""
-        if server in self._late:
-            try:
-                server.versions(within_s)
-            except Refusal as refusal:
-                text = f"it does not even say its versions: {refusal.text}"
-                raise Refusal(Kind.UNAVAILABLE, text) from refusal
-
     def _set_aside(self, server, at_least_s=0.0):
         with self._lock:
             self._failures[server] += 1
+            self._greeted.discard(server)
             rest = min(FIRST_PAUSE_S * 2 ** self._failures[server], LONGEST_REST_S)
             self._rests_until[server] = time.monotonic() + max(rest, at_least_s)
 
     def _welcome(self, server):
         with self._lock:
             self._failures[server], self._rests_until[server] = 0, 0.0
-            self._late.discard(server)
             self._gave_up = False
 
+    def close(self) -> None:
+        """End the connections."""
+        for server in self._servers:
+            server.close()
+
     def _nobody(self, tries, seconds, refusals):
-        unavailable = next(r for r in refusals if r.kind is Kind.UNAVAILABLE)
+        unavailable = [r for r in refusals if r.kind is Kind.UNAVAILABLE]
+        # One that took the connection and was late says more than one that was not there.
+        worst = max(unavailable, key=lambda refusal: refusal.waited_s)
         asked = "once" if tries == 1 else f"{tries} times in {seconds:.1f} s"
+        remedy = "start the server, or check host and port"
+        if worst.waited_s:
+            remedy = "see whether the server still loads or is overloaded, or raise --deadline"
         return NobodyAnswers(
-            f"nobody answers at {self._address}, asked {asked} ({unavailable.text[:160]}); "
-            "start the server, or check host and port"
+            f"nobody answers at {self._address}, asked {asked} ({worst.text[:160]}); {remedy}"
         )
+
+
+def _nothing(server, left_s):
+    """A question for the sake of the greeting."""

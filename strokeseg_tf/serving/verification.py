@@ -14,18 +14,11 @@ from strokeseg_tf.serving.layout import (
     read_description,
     version_folder,
 )
+from strokeseg_tf.serving.precision import PRECISIONS
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid
 from tfrecord_tools.phantom import make_phantom
 from tfrecord_tools.shards import sha256_of
-
-#: How far probabilities may lie from the stored ones, by the precision of the export. Kernels for
-#: other processors add in another order: between oneDNN's for SSE4.1 and AVX2 and TensorFlow's own,
-#: those of a trained float32 network were seen to move by 7e-7. Deeper networks and GPUs may move
-#: them further; 1e-3 leaves room, and takes hardly a voxel over a threshold. (int8 is the
-#: storage of kernels: the arithmetic is float32.) bfloat16 rounds to 8 bits: seen, 2e-4; processors
-#: with instructions of their own for it may differ by more.
-TOLERANCE = {"float32": 1e-3, "int8": 1e-3, "bfloat16": 0.02}
 
 #: The example: slices, height and width. A phantom, so that no patient travels with a model.
 SLICES, MATRIX = 8, 64
@@ -63,7 +56,7 @@ def verify(export: str | Path) -> dict:
     example = None
     if not differences:
         check_operations(folder)
-        tolerance = TOLERANCE.get(description.get("precision"), TOLERANCE["bfloat16"])
+        tolerance = PRECISIONS.get(description.get("precision"), PRECISIONS["bfloat16"]).tolerance
         distance = _example_distance(folder)
         example = {"max_difference": distance, "tolerance": tolerance}
         if not distance <= tolerance:
