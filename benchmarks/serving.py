@@ -8,6 +8,8 @@ A network of a preset, untrained, is exported and answers a study of 24 slices o
 - the precisions of `export`, in turn: size on disk, latency;
 - in process, over gRPC and over REST, in turn with the bare network on slices that are ready;
 - requests a second of 1, 4 and 16 clients, and the server's memory while it answers;
+- 1, 2 and 4 studies at once of one client, with one and with two server processes: what
+  `--parallel` gains;
 - a fresh process with TensorFlow alone, up to its first mask.
 
 The server is the tests' stand-in for TensorFlow Serving, in a process of its own on this machine:
@@ -38,7 +40,7 @@ from strokeseg_tf.serving.inference import inference_network
 from strokeseg_tf.serving.signature import CHUNK, StudyModel
 
 SHAPE = (24, 256, 256)
-PARTS = ("graph", "precision", "protocol", "start", "load")
+PARTS = ("graph", "precision", "protocol", "start", "load", "parallel")
 SERVER = Path(__file__).parents[1] / "tests" / "tf_serving.py"
 
 COLD_START = """
@@ -200,6 +202,25 @@ def load_test(folder, study, requests, clients):
             )
 
 
+def compare_parallel(folder, study, rounds, studies=8):
+    """Print what studies at once gain, with one server process and with two."""
+    with running_server(folder.parent) as (_, first), running_server(folder.parent) as (_, second):
+        hosts = [addresses[0].split("/")[2] for addresses in (first, second)]
+        ways = {}
+        for count in (1, 2):
+            predictor = load_predictor(f"grpc://{','.join(hosts[:count])}/strokeseg")
+            for at_once in (1, 2, 4):
+                executor = ThreadPoolExecutor(at_once)
+                ways[f"{count} servers, {at_once} at once"] = lambda p=predictor, e=executor: list(
+                    e.map(lambda _: p.predict(study), range(studies))
+                )
+        seconds = in_turn(ways, rounds)
+    first = next(iter(seconds.values()))
+    for name, times in seconds.items():
+        rate, gain = studies / statistics.median(times), ratio(first, times)
+        print(f"{name:22} {rate:5.2f} studies/s, {gain:.2f} times the first")
+
+
 def cold_start(folder, rounds):
     """Print how long a fresh process takes, with TensorFlow alone."""
     parts = []
@@ -243,6 +264,8 @@ def main():
             compare_ways(run, served, study, options.rounds)
         if "start" in options.parts:
             cold_start(served, 3)
+        if "parallel" in options.parts:
+            compare_parallel(served, study, options.rounds)
         if "load" in options.parts:
             load_test(served, study, options.requests, options.clients)
 

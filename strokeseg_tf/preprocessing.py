@@ -38,7 +38,9 @@ def preprocess(slices, limits, size):
     Returns:
         float32 `(slices, size, size, 1)` in [0, 1].
     """
-    return tf.image.resize(normalise(slices, limits)[..., None], (size, size), method="bilinear")
+    # Bilinear resizing and normalising may change places; resized there are fewer pixels, mostly.
+    resized = tf.image.resize(slices[..., None], (size, size), method="bilinear")
+    return normalise(resized, limits)
 
 
 def preprocess_mask(mask, size):

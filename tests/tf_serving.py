@@ -33,8 +33,10 @@ from google.protobuf import json_format
 from google.protobuf.internal.encoder import _VarintBytes
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from strokeseg_tf.serving import messages
+from strokeseg_tf.serving.layout import WARMUP
 
 #: HTTP status of a gRPC code, where it is not 500.
 HTTP_STATUS = {
@@ -89,7 +91,16 @@ class Servable:
         session = tf.compat.v1.Session(graph=tf.Graph())
         with session.graph.as_default():
             graph = tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
-        return cls(name, int(folder.name), dict(graph.signature_def), session)
+        servable = cls(name, int(folder.name), dict(graph.signature_def), session)
+        servable._warm_up(folder / WARMUP)
+        return servable
+
+    def _warm_up(self, path: Path):
+        """Answer the requests that the version brings, as the real server does on loading."""
+        for record in tf.data.TFRecordDataset(str(path)) if path.is_file() else ():
+            request = PredictionLog.FromString(record.numpy()).predict_log.request
+            tensors = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+            self.run(request.model_spec.signature_name, tensors)
 
     def inputs(self, signature) -> dict:
         """`TensorInfo` of a signature's inputs."""

@@ -1,5 +1,7 @@
 """`strokeseg-tf predict`: masks on each image's own grid."""
 
+import contextlib
+
 from strokeseg_tf.console import print_table, progress
 from strokeseg_tf.serving.connection import (
     DEADLINE_S,
@@ -92,7 +94,7 @@ def run(arguments):
     predictor = load_predictor(
         arguments.model, threshold=arguments.threshold, connection=connection_of(arguments)
     )
-    with progress("segmenting") as on_study:
+    with _ending(predictor), progress("segmenting") as on_study:
         result = predict_cohort(
             predictor,
             files,
@@ -109,6 +111,12 @@ def run(arguments):
             f"{len(result['failed'])} of {len(files)} studies failed, the others are in "
             f"{arguments.out}: {summarise_failures(result['failed'])}"
         )
+
+
+def _ending(predictor):
+    """Ends the connections of a predictor that has some."""
+    has_some = hasattr(predictor, "close")
+    return contextlib.closing(predictor) if has_some else contextlib.nullcontext()
 
 
 def connection_of(arguments):

@@ -60,14 +60,18 @@ class Connection:
         """The header, or gRPC metadata, that carries the token."""
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
 
-    def authorities(self) -> bytes:
-        """Whom to trust, as PEM, for gRPC, which by itself would trust others than HTTPS does."""
+    def authorities(self) -> bytes | None:
+        """Whom to trust, as PEM, for gRPC, which by itself would trust others than HTTPS does.
+
+        None, for gRPC's own, where the system keeps a folder of certificates and no file of them.
+        """
         import ssl
 
+        context = self.tls_context()
         if self.ca_file:
             return Path(self.ca_file).read_bytes()
-        certificates = self.tls_context().get_ca_certs(binary_form=True)
-        return "".join(map(ssl.DER_cert_to_PEM_cert, certificates)).encode()
+        certificates = context.get_ca_certs(binary_form=True)
+        return "".join(map(ssl.DER_cert_to_PEM_cert, certificates)).encode() or None
 
     def tls_context(self):
         """Whom to trust, as `ssl.SSLContext`: `ca_file`, or the system's authorities.

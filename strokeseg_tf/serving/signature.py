@@ -82,11 +82,8 @@ class StudyModel(tf.Module):
     def _study_probabilities(self, **study):
         study = {m: tf.cast(volume, tf.float32) for m, volume in study.items()}
         shape = tf.shape(study[self.modalities[0]])
-        with tf.control_dependencies(_checks(study)):
-            inputs = {
-                m: preprocess(volume, volume_range(volume), self._pixels[0])
-                for m, volume in study.items()
-            }
+        limits = _limits(study)
+        inputs = {m: preprocess(x, limits[m], self._pixels[0]) for m, x in study.items()}
         return {
             name: restore(probability, shape[1], shape[2])
             for name, probability in self._in_chunks(inputs).items()
@@ -100,7 +97,7 @@ class StudyModel(tf.Module):
         }
 
     def _slice_probabilities(self, **slices):
-        with tf.control_dependencies(_checks(slices)):
+        with tf.control_dependencies(_limits(slices).values()):
             return self._in_chunks({m: tf.identity(x) for m, x in slices.items()})
 
     def _describe(self, request):
@@ -135,14 +132,24 @@ def _probabilities(logits):
     return {m: tf.sigmoid(tf.cast(x, tf.float32)) for m, x in logits.items()}
 
 
-def _checks(study):
-    """Assertions on the volumes, or stacks of slices, of a request."""
+def _limits(study):
+    """`volume_range` of each volume, or stack of slices, of a request that is as it must be."""
+    with tf.control_dependencies(_shape_checks(study)):
+        # NaN and infinity come out as the smallest or largest value: the voxels are read once.
+        return {
+            m: tf.debugging.assert_all_finite(
+                volume_range(volume), f"{m} has NaN or infinite voxels"
+            )
+            for m, volume in study.items()
+        }
+
+
+def _shape_checks(study):
     shape = tf.shape(next(iter(study.values())))
     for modality, volume in study.items():
         yield tf.debugging.assert_equal(
             tf.shape(volume), shape, f"adc and dwi must have one shape; {modality} differs"
         )
-        yield tf.debugging.assert_all_finite(volume, f"{modality} has NaN or infinite voxels")
     yield tf.debugging.assert_positive(shape, "a study needs at least one slice and pixel")
     yield tf.debugging.assert_less_equal(
         shape[:3],
