@@ -175,7 +175,7 @@ def test_of_several_versions_the_highest_is_verified(copy):
 
 def test_a_version_appears_whole_or_not_at_all(run, copy, tmp_path):
     before = files_of(copy.parent)
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="has a version 1"):
         export(run.folder, copy.parent, version=1)
     with pytest.raises(InputError, match="summary.json"):
         export(run.folder, copy.parent, evaluation=tmp_path)

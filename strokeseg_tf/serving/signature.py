@@ -82,8 +82,11 @@ class StudyModel(tf.Module):
     def _study_probabilities(self, **study):
         study = {m: tf.cast(volume, tf.float32) for m, volume in study.items()}
         shape = tf.shape(study[self.modalities[0]])
-        limits = _limits(study)
-        inputs = {m: preprocess(x, limits[m], self._pixels[0]) for m, x in study.items()}
+        with tf.control_dependencies(_shape_checks(study)):
+            inputs = {
+                m: preprocess(volume, _finite_range(m, volume), self._pixels[0])
+                for m, volume in study.items()
+            }
         return {
             name: restore(probability, shape[1], shape[2])
             for name, probability in self._in_chunks(inputs).items()
@@ -97,7 +100,9 @@ class StudyModel(tf.Module):
         }
 
     def _slice_probabilities(self, **slices):
-        with tf.control_dependencies(_limits(slices).values()):
+        with tf.control_dependencies(_shape_checks(slices)):
+            ranges = [_finite_range(m, x) for m, x in slices.items()]
+        with tf.control_dependencies(ranges):
             return self._in_chunks({m: tf.identity(x) for m, x in slices.items()})
 
     def _describe(self, request):
@@ -132,16 +137,11 @@ def _probabilities(logits):
     return {m: tf.sigmoid(tf.cast(x, tf.float32)) for m, x in logits.items()}
 
 
-def _limits(study):
-    """`volume_range` of each volume, or stack of slices, of a request that is as it must be."""
-    with tf.control_dependencies(_shape_checks(study)):
-        # NaN and infinity come out as the smallest or largest value: the voxels are read once.
-        return {
-            m: tf.debugging.assert_all_finite(
-                volume_range(volume), f"{m} has NaN or infinite voxels"
-            )
-            for m, volume in study.items()
-        }
+def _finite_range(modality, volume):
+    """`volume_range`; NaN and infinity come out in it, so that the voxels are read once."""
+    return tf.debugging.assert_all_finite(
+        volume_range(volume), f"{modality} has NaN or infinite voxels"
+    )
 
 
 def _shape_checks(study):
