@@ -45,9 +45,12 @@ def test_training_passes_are_equal(variant):
         np.testing.assert_allclose(output, expected[name], atol=1e-4, rtol=2e-5)
     assert gradients.keys() == fused_gradients.keys()
     for path, gradient in gradients.items():
-        # A bias before a normalisation has no gradient but rounding.
-        atol = 2e-3 * float(tf.reduce_max(tf.abs(gradient))) + 2e-4
-        np.testing.assert_allclose(fused_gradients[path], gradient, atol=atol, err_msg=path)
+        largest = float(tf.reduce_max(tf.abs(gradient)))
+        if path.endswith("_conv/bias"):  # The normalisation takes it away: rounding is left.
+            assert largest < 2e-4 and fused_gradients[path] is None
+        else:
+            atol = 2e-3 * largest + 2e-4
+            np.testing.assert_allclose(fused_gradients[path], gradient, atol=atol, err_msg=path)
     for one, other in zip(plain.weights, network.weights, strict=True):
         np.testing.assert_allclose(other, one, atol=1e-6, err_msg=one.path)
 

@@ -1,4 +1,4 @@
-"""Batch normalisation by TensorFlow's fused kernels, while a network is trained.
+"""The network as it is trained: fused normalisation, and nothing learnt that has no effect.
 
 Keras spells batch normalisation out in a dozen elementwise operations, which on a CPU take a
 quarter of a training step. Here a twin of the network shares its weights and normalises with one
@@ -11,59 +11,105 @@ import keras
 def fuse_norms(network):
     """A model on the same weights whose batch normalisations are fused.
 
-    It gives what `network` gives, up to rounding, and updates the same moving statistics. On a
-    backend other than TensorFlow nothing is fused.
+    It gives what `network` gives, up to rounding, and updates the same moving statistics. The
+    bias of a convolution that a batch normalisation follows is subtracted again with the mean:
+    its gradient is zero but for rounding, which AdamW would blow up to whole steps. It gets none.
+    On a backend other than TensorFlow nothing is changed.
 
     Args:
         network: Functional model of stock layers.
     """
     if keras.backend.backend() != "tensorflow":
         return keras.Model(network.input, network.output, name=network.name)
-    return keras.models.clone_model(network, clone_function=_fused)
+    normalised = {
+        id(layer.input) for layer in network.layers if isinstance(layer, _norm) and layer.trainable
+    }
+
+    def twin(layer):
+        if isinstance(layer, _norm) and layer.axis in (-1, 3):
+            return FusedNormalization(layer)
+        if isinstance(layer, keras.layers.Conv2D) and id(layer.output) in normalised:
+            return FixedBiasConvolution(layer)
+        return layer
+
+    return keras.models.clone_model(network, clone_function=twin)
 
 
-def _fused(layer):
-    """The layer itself, or its fused twin."""
-    fusable = isinstance(layer, keras.layers.BatchNormalization) and layer.axis in (-1, 3)
-    return FusedNormalization(layer) if fusable else layer
+_norm = keras.layers.BatchNormalization
 
 
-class FusedNormalization(keras.layers.Layer):
-    """Normalises as a built `keras.layers.BatchNormalization` does, with its weights.
-
-    Args:
-        layer: The batch normalisation, of `(batch, height, width, channels)`.
-    """
+class _Twin(keras.layers.Layer):
+    """A layer that works with the weights of another, built one."""
 
     def __init__(self, layer):
         super().__init__(name=layer.name, dtype=layer.dtype_policy)
         self.layer = layer
         self.built = True
 
+    def compute_output_shape(self, input_shape):
+        """The other's."""
+        return self.layer.compute_output_shape(input_shape)
+
+
+class FixedBiasConvolution(_Twin):
+    """Convolves as a built `keras.layers.Conv2D` does; its bias is not learnt."""
+
+    def call(self, inputs):
+        """`(batch, height, width, channels)` in and out."""
+        outputs = self.layer.convolution_op(inputs, self.layer.kernel)
+        bias = keras.ops.cast(keras.ops.stop_gradient(self.layer.bias), outputs.dtype)
+        return self.layer.activation(outputs + bias)
+
+
+class FusedNormalization(_Twin):
+    """Normalises as a built `keras.layers.BatchNormalization` does, with its weights.
+
+    Trained on several devices, it normalises by the batch of them all.
+    """
+
     def call(self, inputs, training=None, mask=None):
-        """Normalise by the batch and move the statistics, or by the moving statistics."""
+        """Normalise by the batch and move the statistics, or by the moving statistics.
+
+        Half precision goes in and out as it is; scale and statistics are float32.
+        """
         import tensorflow as tf
 
         layer = self.layer
         moving = layer.moving_mean, layer.moving_variance
-        by_batch = bool(training and layer.trainable)
-        # Half precision goes in and out as it is; scale and statistics are float32.
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
-            tf.convert_to_tensor(layer.gamma),
-            tf.convert_to_tensor(layer.beta),
-            *((None, None) if by_batch else map(tf.convert_to_tensor, moving)),
-            epsilon=layer.epsilon,
-            is_training=by_batch,
-        )
-        if by_batch:
+        if not (training and layer.trainable):
+            return self._fused(inputs, *moving, training=False)[0]
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            outputs, *statistics = self._over_replicas(inputs)
+        else:
+            outputs, mean, variance = self._fused(inputs, training=True)
             count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
             # The kernel's variance is divided by n - 1, that of Keras by n.
-            values = mean, variance * (count - 1) / count
-            for variable, value in zip(moving, values, strict=True):
-                variable.assign(layer.momentum * variable + (1 - layer.momentum) * value)
+            statistics = mean, variance * (count - 1) / count
+        for variable, value in zip(moving, statistics, strict=True):
+            variable.assign(layer.momentum * variable + (1 - layer.momentum) * value)
         return outputs
 
-    def compute_output_shape(self, input_shape):
-        """The input's."""
-        return input_shape
+    def _fused(self, inputs, mean=None, variance=None, *, training):
+        import tensorflow as tf
+
+        weights = self.layer.gamma, self.layer.beta, mean, variance
+        return tf.compat.v1.nn.fused_batch_norm(
+            inputs,
+            *(w if w is None else tf.convert_to_tensor(w) for w in weights),
+            epsilon=self.layer.epsilon,
+            is_training=training,
+        )
+
+    def _over_replicas(self, inputs):
+        """Outputs, mean and variance of the batch that all replicas share in equal parts."""
+        import tensorflow as tf
+
+        values = tf.cast(inputs, tf.float32)
+        moments = tf.stack([tf.reduce_mean(v, (0, 1, 2)) for v in (values, tf.square(values))])
+        context = tf.distribute.get_replica_context()
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, moments)
+        mean, square = tf.unstack(total / context.num_replicas_in_sync)
+        variance = square - tf.square(mean)
+        weights = map(tf.convert_to_tensor, (self.layer.beta, self.layer.gamma))
+        outputs = tf.nn.batch_normalization(values, mean, variance, *weights, self.layer.epsilon)
+        return tf.cast(outputs, inputs.dtype), mean, variance
