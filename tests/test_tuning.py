@@ -1,52 +1,244 @@
-"""The search: trials are runs, the best configuration is one that `fit` takes."""
+"""The search: trials are runs, what fails is recorded, the winner is one that `fit` takes."""
 
 import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from strokeseg_tf.cli import main
 from strokeseg_tf.config import SMALL, read_config
-from tfrecord_tools.errors import InputError
-from tuning.search import BEST_CONFIG, search
-from tuning.search_space import SEARCH_SPACE, apply_values, searched_config
+from strokeseg_tf.runs import Run
+from strokeseg_tf.training import read_history
+from tfrecord_tools.conversion import convert
+from tuning.results import read_results
 
-TINY = SMALL.replace(
-    model={
+TINY = {
+    "model": {
         "variant": "unimodal",
         "modality": "dwi",
         "filters": [2, 3],
         "bottleneck": 4,
         "image_size": 32,
     },
-    training={"epochs": 1, "batch_size": 4},
+    "training": {"epochs": 2, "batch_size": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
+    path.write_text(json.dumps(TINY), encoding="utf-8")
+    return path
+
+
+def tune(shards, folder, config, *options):
+    """The command's words."""
+    line = ["tune", str(shards), "--run", str(folder), "--preset", "small", "--config", str(config)]
+    return [*line, *map(str, options)]
+
+
+def start(line):
+    """The command as a process of its own, without Ctrl-C from this one's terminal."""
+    program = "import sys; from strokeseg_tf.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *line], stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def wait_for(folder, pattern, process, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline, f"no {pattern}"
+        time.sleep(0.05)
+
+
+def epochs_written(folder):
+    """When each epoch of each run was written: a training that ran again would change it."""
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, len(read_history(Run(p.parent))))
+        for p in folder.glob("trial_*/*/history.csv")
+    }
+
+
+def table(folder):
+    with open(folder / "trials.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def found(shards, config, tmp_path_factory):
+    """A grid of two learning rates, at one of which the loss is no number."""
+    folder = tmp_path_factory.mktemp("tuning") / "search"
+    space = folder.parent / "space.json"
+    off = dict.fromkeys(("alpha", "gamma", "lesion_weight", "background_weight"), False)
+    rates = {"learning_rate": {"choices": [4e-3, 1e30]}}
+    space.write_text(json.dumps(off | rates), encoding="utf-8")
+    line = tune(shards, folder, config, "--tuner", "grid", "--space", space, "--repeats", 1)
+    assert main(line) == 0
+    return folder, line
+
+
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(found):
+    folder, _ = found
+    rows = {row["trial"]: row for row in table(folder)}
+    assert {t: r["status"] for t, r in rows.items()} == {
+        "default-0": "complete", "0": "complete", "1": "failed"
+    }  # fmt: skip
+    assert "loss became nan" in rows["1"]["reason"] and not rows["1"]["validation_dice_native"]
+    assert rows["0"]["reason"] == rows["default-0"]["reason"] == ""
+
+
+def test_trials_are_runs_of_fit_and_their_scores_are_in_the_histories(found):
+    folder, _ = found
+    for row in table(folder)[:2]:
+        history = read_history(Run(folder / f"trial_{row['trial']}" / "seed0"))
+        assert len(history) == int(row["epochs"]) == 2
+        best = max(epoch["val_dwi_dice"] for epoch in history)
+        assert float(row["validation_dice_native"]) == pytest.approx(best)
+    # The grid's first point is the default, and a seed gives the same twice.
+    scores = {row["trial"]: row["validation_dice_native"] for row in table(folder)}
+    assert scores["0"] == scores["default-0"]
+
+
+def test_the_winner_is_a_configuration_that_fit_takes(found, shards, capsys):
+    folder, _ = found
+    best = read_config(folder / "best_config.json", SMALL)
+    assert best.optimiser.learning_rate == 4e-3
+    file = str(folder / "best_config.json")
+    assert main(["fit", str(shards), "--run", "x", "--config", file, "--dry-run"]) == 0
+    assert "0.004" in capsys.readouterr().out
+
+
+def test_a_finished_search_is_told_again_and_trains_nothing(found, capsys):
+    folder, line = found
+    before = epochs_written(folder)
+    assert main([*line, "--resume"]) == 0
+    assert epochs_written(folder) == before
+    printed = capsys.readouterr().out
+    assert printed.startswith("trial ") and printed.rstrip().endswith("best_config.json")
+    assert all(len(text) <= 80 for text in printed.splitlines()[:-1])
+
+
+def test_a_search_goes_on_only_as_what_it_was(found, shards, cohort, config, tmp_path, capsys):
+    folder, line = found
+    convert(cohort, tmp_path / "other", shares={"train": 0.5, "validation": 0.5}, seed=1)
+    wider = tmp_path / "space.json"
+    wider.write_text('{"gamma": [0, 9]}', encoding="utf-8")
+    before = json.loads((folder / "search.json").read_text())
+    for change, words in (
+        (["--space", str(wider)], "another space gamma"),
+        (["--objective", "dwi"], "another objective (native then, dwi now)"),
+        (["--epochs", "3"], "another training epochs (2 then, 3 now)"),
+        (["--tuner", "random"], "another tuner (grid then, random now)"),
+    ):
+        assert main([*line, "--resume", *change]) == 2
+        assert words in capsys.readouterr().err
+    other = [str(tmp_path / "other") if word == str(shards) else word for word in line]
+    assert main([*other, "--resume"]) == 2
+    assert "another cohort" in capsys.readouterr().err
+    newer = before | {"versions": before["versions"] | {"keras": "2.0"}}
+    (folder / "search.json").write_text(json.dumps(newer), encoding="utf-8")
+    assert main([*line, "--resume"]) == 2
+    assert "another versions keras (2.0 then" in capsys.readouterr().err
+    (folder / "search.json").write_text(json.dumps(before), encoding="utf-8")
+    assert main(line) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tuner", "unheard-of"], "known: bayesian, random, grid, hyperband"),
+        (["--objective", "loss"], "known: native, slices, adc, dwi"),
+        (["--trials", 0], "--trials must be at least 1"),
+        (["--tuner", "grid", "--trials", 5], "grid has 81 points"),
+        (["--folds"], "convert it with --folds"),
+        (["--workers", 0], "--workers must be at least 1"),
+        (["--space", "nowhere.json"], "nowhere.json"),
+    ],
 )
+def test_what_cannot_be_searched_is_one_line(options, words, shards, config, tmp_path, capsys):
+    assert main(tune(shards, tmp_path / "search", config, *options)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert words in error and error.startswith("strokeseg-tf: error: ")
+    assert not (tmp_path / "search").exists()
 
 
-def test_a_search_keeps_its_trials_goes_on_and_names_the_best(shards, tmp_path):
-    first = search(shards, tmp_path / "search", TINY, trials=1, tuner="random")
-    both = search(shards, tmp_path / "search", TINY, trials=2, tuner="random", resume=True)
-    assert [t["trial"] for t in first["trials"]][0] in {t["trial"] for t in both["trials"]}
-    assert len(both["trials"]) == 2
-    scores = [trial["mean_validation_dice"] for trial in both["trials"]]
-    assert scores == sorted(scores, reverse=True)
-    with open(tmp_path / "search" / "trials.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 2
-    best = read_config(tmp_path / "search" / BEST_CONFIG, SMALL)
-    assert best == both["best"] == apply_values(searched_config(TINY), both["trials"][0])
-    with pytest.raises(InputError, match="--overwrite"):
-        search(shards, tmp_path / "search", TINY, trials=1)
+def test_uniform_that_was_asked_for_is_refused_and_the_preset_s_is_not(shards, tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY | {"loss": {"alpha_reading": "uniform"}}), encoding="utf-8")
+    assert main(tune(shards, tmp_path / "search", config)) == 2
+    assert "constant factor, to which AdamW is blind" in capsys.readouterr().err
+
+
+def test_the_report_opens_without_a_network_and_says_what_luck_would_give(found):
+    page = (found[0] / "report.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
+    for heading in ("In short", "Learning curves", "All trials", "Parallel coordinates"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "on phantom data" in page and "nothing about noise" in page
 
 
 @pytest.mark.slow
-def test_the_default_tuner_searches(shards, tmp_path):
-    result = search(shards, tmp_path / "search", TINY, trials=2)
-    assert len(result["trials"]) == 2
+def test_ctrl_c_ends_soon_and_keeps_what_is_finished(shards, config, tmp_path):
+    folder = tmp_path / "search"
+    line = tune(shards, folder, config, "--trials", 9, "--repeats", 1, "--tuner", "random")
+    process = start(line)
+    wait_for(folder, "trial_default-0/result.json", process)
+    wait_for(folder, "trial_0/starts", process)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert time.monotonic() - asked < 5
+    assert b"interrupted" in process.stderr.read()
+    before = epochs_written(folder)["trial_default-0/seed0/history.csv"]
+    line[line.index("--trials") + 1] = "1"
+    assert main([*line, "--resume"]) == 0
+    assert [r["trial"] for r in read_results(folder)] == ["default-0", "0"]
+    assert epochs_written(folder)["trial_default-0/seed0/history.csv"] == before
 
 
-def test_alpha_is_searched_where_it_matters():
-    assert searched_config(TINY).loss.alpha_reading == "balanced"
-    assert {p.section for p in SEARCH_SPACE.values()} == {"loss"}
-
-
-def test_an_unknown_tuner_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(InputError, match="bayesian, random"):
-        search("nowhere", tmp_path, TINY, tuner="unheard-of")
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker0", "chief", "all"])
+def test_workers_and_their_chief_may_be_killed(victim, shards, config, tmp_path):
+    folder = tmp_path / "search"
+    line = tune(shards, folder, config, "--trials", 4, "--repeats", 1, "--tuner", "random",
+                "--workers", 2)  # fmt: skip
+    process = start(line)
+    wait_for(folder, "trial_*/result.json", process)
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    names = {}
+    for child in children:
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        name = next(e for e in environment if e.startswith(b"KERASTUNER_TUNER_ID="))
+        names[name.partition(b"=")[2].decode()] = int(child)
+    assert set(names) == {"chief", "worker0", "worker1"}
+    finished = {r["trial"] for r in read_results(folder)}
+    before = epochs_written(folder)
+    os.kill(process.pid if victim == "all" else names[victim], signal.SIGKILL)
+    status = process.wait(300)
+    assert (status == 0) == (victim == "worker0")
+    if status:
+        deadline = time.monotonic() + 20
+        while any(os.path.exists(f"/proc/{pid}") for pid in names.values()):
+            assert time.monotonic() < deadline, "they end with the process that started them"
+            time.sleep(0.1)
+        again = start([*line, "--resume"])
+        assert again.wait(300) == 0, again.stderr.read().decode()
+    results = read_results(folder)
+    assert [r["trial"] for r in results] == ["default-0", "0", "1", "2", "3"]
+    assert {r["status"] for r in results} == {"complete"}
+    after = epochs_written(folder)
+    for name in before:
+        if name.split("/")[0].removeprefix("trial_") in finished:
+            assert after[name] == before[name], "a finished trial ran again"
+    assert all(epochs == 2 for _, epochs in after.values())

@@ -1,97 +1,169 @@
 """The search: Keras Tuner proposes, `strokeseg_tf.training.fit` answers."""
 
-import csv
-import gc
-import json
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import keras_tuner
+from keras_tuner.engine.base_tuner import BaseTuner
 
-from strokeseg_tf.config import Config
-from strokeseg_tf.engine.history import mean_dice
-from strokeseg_tf.training import fit
-from tfrecord_tools.atomic import check_free, write_text
+from strokeseg_tf.data_cache import DataCache
+from strokeseg_tf.pipeline import usable_studies
 from tfrecord_tools.errors import InputError
-from tuning.search_space import SEARCH_SPACE, apply_values, declare, searched_config
+from tuning.lock import search_lock
+from tuning.oracles import OBJECTIVE, build_oracle
+from tuning.outcome import conclude
+from tuning.plan import Plan, check_plan, open_search
+from tuning.results import is_default, read_results
+from tuning.search_space import apply_values
+from tuning.trial import run_trial
 
-TUNERS = {
-    "bayesian": keras_tuner.BayesianOptimization,
-    "random": keras_tuner.RandomSearch,
-}
-
-#: Never the loss, whose scale moves with what is searched.
-OBJECTIVE = keras_tuner.Objective("mean_validation_dice", "max")
-
-BEST_CONFIG = "best_config.json"
+#: Seconds between two requests for a trial where the oracle had none yet.
+PAUSE_SECONDS = 0.5
 
 
-class _RunTrial:
-    """Mixed into a Keras Tuner class: a trial is a run of `fit`."""
+class TrialRunner(BaseTuner):
+    """A tuner of Keras Tuner whose trials are runs of `fit`.
 
-    def run_trial(self, trial, shards, base: Config):
-        """Train one configuration; its objective is the best epoch's mean validation Dice."""
-        keras.backend.clear_session()
-        gc.collect()
-        config = apply_values(base, trial.hyperparameters.values)
-        folder = Path(self.get_trial_dir(trial.trial_id)) / "run"
-        history = fit(shards, folder, config, overwrite=True, verbose=0)
-        return {OBJECTIVE.name: max(map(mean_dice, history))}
+    Args:
+        oracle: What proposes.
+        folder: Folder of the search.
+        plan: The search.
+        shards: A finished shards folder.
+        content: Of `search.json`, to be compared with the chief's; None where there is no chief.
+        on_trial: Called with each result.
+    """
+
+    def __init__(self, oracle, folder: Path, plan: Plan, shards, content=None, on_trial=None):
+        super().__init__(oracle, directory=folder.parent, project_name=folder.name)
+        self._folder, self._plan, self._cache = folder, plan, DataCache(shards)
+        self._content, self._on_trial, self._asked = content, on_trial, -PAUSE_SECONDS
+
+    def pre_create_trial(self):
+        time.sleep(max(0.0, self._asked + PAUSE_SECONDS - time.monotonic()))
+        self._asked = time.monotonic()
+
+    def on_trial_begin(self, trial):
+        if self._content:  # Now the chief is there, and so is its file.
+            check_plan(self._folder, self._content)
+            self._content = None
+
+    def run_trial(self, trial):
+        """Run it; its objective is the best epoch's, as `Plan.value_of` names it."""
+        plan, name = self._plan, trial.trial_id
+        # The Gaussian process gives numpy's doubles, with which a loss would compute in double.
+        given = trial.hyperparameters.values.items()
+        values = {key: getattr(value, "item", lambda v=value: v)() for key, value in given}
+        config = plan.default if is_default(name) else apply_values(plan.base, values)
+        others = [r for r in read_results(self._folder) if not is_default(r["trial"])]
+        try:
+            result = run_trial(self._folder, name, values, config, plan, self._cache, others=others)
+        except OSError as error:
+            raise keras_tuner.errors.FatalError(str(error)) from error
+        if self._on_trial:
+            self._on_trial(result)
+        if result["status"] == "failed":
+            raise keras_tuner.errors.FailedTrialError(result["reason"])
+        return {OBJECTIVE.name: result["score"]}
+
+    def _try_run_and_update_trial(self, trial):
+        """Keras Tuner's would print a traceback for a trial that failed as trials may."""
+        try:
+            self._run_and_update_trial(trial)
+            trial.status = "COMPLETED"
+        except keras_tuner.errors.FailedTrialError as error:
+            trial.status, trial.message = "FAILED", str(error)
+
+    def save(self):
+        """The oracle saves itself at each trial's begin and end; a runner has no state."""
+
+    def reload(self):
+        """Nothing to load; the oracle is loaded by `search`."""
+
+
+def role() -> str | None:
+    """What the environment makes of this process: `chief`, `worker`, or None for a whole search."""
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return None
+    for name in ("KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID"):
+        if name not in os.environ:
+            raise InputError(f"KERASTUNER_ORACLE_IP is set and {name} is not; set it as well")
+    return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"
 
 
 def search(
-    shards, run, base: Config, *, trials=20, tuner="bayesian", resume=False, overwrite=False
-) -> dict:
-    """Search alpha, gamma and the class weights.
+    shards,
+    folder,
+    plan: Plan,
+    *,
+    trials=20,
+    workers=None,
+    resume=False,
+    overwrite=False,
+    on_trial: Callable | None = None,
+) -> dict | None:
+    """Search, in this process or as a chief or worker that the environment makes of it.
 
     Args:
-        shards: A finished shards folder with a split `validation`.
-        run: Folder of the search.
-        base: Settings of every trial but what is searched.
-        trials: Trials in all, those of a resumed search included.
-        tuner: Key of `TUNERS`.
-        resume: Go on with the search in `run`.
-        overwrite: Replace the search in `run`.
+        shards: A finished shards folder with the splits or folds that the plan needs.
+        folder: Folder of the search; chief and workers share it.
+        plan: The search.
+        trials: Trials in all, those of a resumed search included; the default's repeats are not.
+        workers: Of a chief, the ids that may come back for their interrupted trials; None for any.
+        resume: Go on with the search in `folder`.
+        overwrite: Replace the search in `folder`.
+        on_trial: Called with each result of this process.
 
     Returns:
-        `{"trials": [...], "best": configuration}`, trials best first; also written as
-        `trials.csv` and `best_config.json`.
+        See `tuning.outcome.conclude`; None from a worker.
 
     Raises:
-        InputError: Unknown tuner, or the folder is taken.
+        InputError: Bad settings or data, another search in the folder, or a full disk.
     """
-    if tuner not in TUNERS:
-        raise InputError(f"unknown tuner {tuner!r}; known: {', '.join(TUNERS)}")
-    run, base = Path(run), searched_config(base)
-    if not resume:
-        check_free(run, overwrite, marker="oracle.json")
-    oracle = type(f"{tuner}_search", (_RunTrial, TUNERS[tuner]), {})(
-        hyperparameters=declare(keras_tuner.HyperParameters(), base),
-        objective=OBJECTIVE,
-        max_trials=trials,
-        seed=base.training.seed,
-        directory=run.parent,
-        project_name=run.name,
-        overwrite=not resume,
-    )
-    oracle.search(shards, base)
-    return _write_results(run, base, oracle.oracle)
+    folder, part = Path(os.path.abspath(folder)), role()
+    check_search(shards, plan, trials)
+    content = plan.content(shards)
+    if part == "worker":
+        runner = TrialRunner(build_oracle(plan, trials), folder, plan, shards, content, on_trial)
+        _run(runner, None)
+        return None
+    with search_lock(folder):
+        open_search(folder, content, resume=resume, overwrite=overwrite)
+        oracle = build_oracle(plan, trials, workers if part == "chief" else ())
+        runner = TrialRunner(oracle, folder, plan, shards, on_trial=on_trial)
+        oracle.reload()
+        _run(runner, oracle)
+        return conclude(folder, plan)
 
 
-def _write_results(run: Path, base: Config, oracle) -> dict:
-    finished = [trial for trial in oracle.trials.values() if trial.score is not None]
-    finished.sort(key=lambda trial: -trial.score)
-    if not finished:
-        raise InputError(f"no trial of {run} has finished; see its trial folders")
-    rows = [
-        {"trial": trial.trial_id, OBJECTIVE.name: trial.score}
-        | {name: trial.hyperparameters.values[name] for name in SEARCH_SPACE}
-        for trial in finished
-    ]
-    with open(run / "trials.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    best = apply_values(base, finished[0].hyperparameters.values)
-    write_text(run / BEST_CONFIG, json.dumps(best.to_dict(), indent=2) + "\n")
-    return {"trials": rows, "best": best}
+def check_search(shards, plan: Plan, trials: int) -> None:
+    """Refuse what would fail in every trial.
+
+    Raises:
+        InputError: It says what.
+    """
+    if trials < 1:
+        raise InputError(f"--trials must be at least 1, received {trials}")
+    training = plan.base.training
+    views = [f"fold{k}" for k in range(plan.folds)] or [None]
+    for view in views:
+        split = f"{view}-train" if view else training.train_split
+        usable_studies(shards, split, plan.modalities, training.rater)
+
+
+def _run(runner, oracle) -> None:
+    """Run trials until there are no more; Keras Tuner prints on standard output."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            runner.search()
+    except keras_tuner.errors.FatalError as error:
+        raise InputError(f"{error}; make room and go on with --resume") from error
+    except KeyboardInterrupt:
+        if oracle is None or oracle.failure is None:
+            raise
+        raise InputError(
+            f"the search cannot be written ({oracle.failure}); make room and go on with --resume"
+        ) from oracle.failure

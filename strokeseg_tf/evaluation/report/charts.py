@@ -31,7 +31,10 @@ def build_charts(summary: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, C
     Each has a `caption` and `panels`: `name`, `data` and `layout`.
     """
     charts = {
-        plot.name: {"caption": plot.caption, "panels": [_panel(panel) for panel in plot.panels]}
+        plot.name: {
+            "caption": plot.caption,
+            "panels": [panel_chart(panel) for panel in plot.panels],
+        }
         for plot in build_plots(summary)
     }
     return {"dice": {"caption": _DICE, "panels": _dice(rows)}, **charts}
@@ -84,7 +87,8 @@ def _dice_of(rows: Sequence[Row], modality: str, colours: Mapping[str, str]) -> 
     return {"name": modality.upper(), "data": data, "layout": layout}
 
 
-def _panel(panel: Panel) -> dict[str, Any]:
+def panel_chart(panel: Panel) -> dict[str, Any]:
+    """A panel as Plotly draws it: `name`, `data` and `layout`."""
     names = {one.name for one in panel.series}
     layout: dict[str, Any] = {
         "height": 420,

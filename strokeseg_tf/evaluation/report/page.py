@@ -92,11 +92,12 @@ def write_report(
 def _by_heading(figures: Sequence[Figure]) -> dict[str, str]:
     parts: dict[str, str] = {}
     for figure in figures:
-        parts[figure.heading] = parts.get(figure.heading, "") + _figure(figure)
+        parts[figure.heading] = parts.get(figure.heading, "") + framed_figure(figure)
     return parts
 
 
-def _figure(figure: Figure) -> str:
+def framed_figure(figure: Figure) -> str:
+    """A picture with its caption; the page's script puts the chart of its name in its place."""
     data = base64.b64encode(figure.path.read_bytes()).decode("ascii")
     picture = f'<img src="data:image/png;base64,{data}" alt="{escape(figure.alt)}">'
     caption = f"<figcaption>{escape(figure.caption)}</figcaption>"
@@ -109,8 +110,18 @@ def _read(name: str) -> str:
 
 
 def _page(summary: Mapping[str, Any], parts: Sequence[str]) -> str:
-    phantom = summary["phantom"]
-    title = "Stroke segmentation: evaluation" + (" on phantom data" if phantom else "")
+    return document("Stroke segmentation: evaluation", summary["phantom"], parts)
+
+
+def document(title: str, phantom: bool, parts: Sequence[str]) -> str:
+    """A whole page of these sections and data blocks, which loads nothing from elsewhere.
+
+    Args:
+        title: its heading, plain text.
+        phantom: whether to say that the data is synthetic.
+        parts: HTML, as `markup` makes it.
+    """
+    title = escape(title + (" on phantom data" if phantom else ""))
     banner = f'<p class="phantom">{_PHANTOM}</p>' if phantom else ""
     script = "\n".join(_read(name) for name in _SCRIPTS)
     return f"""<!DOCTYPE html>

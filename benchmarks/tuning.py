@@ -1,0 +1,140 @@
+"""Does a search find something? And how much of its time does it spend on itself?
+
+python benchmarks/tuning.py find      # phantoms whose lesions are small and faint
+python benchmarks/tuning.py overhead  # a trial's time outside of training and validation
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import strokeseg_tf  # noqa: F401  # First: it says how TensorFlow is to compute.
+from strokeseg_tf.config import SMALL
+from strokeseg_tf.loading import load_predictor
+from strokeseg_tf.training import fit
+from strokeseg_tf.validation import validate
+from tfrecord_tools import phantom_lesions
+from tfrecord_tools.conversion import convert
+from tfrecord_tools.phantom import (
+    draw_groups,
+    make_phantom,
+    write_phantom_cohort,
+    write_phantom_study,
+)
+from tfrecord_tools.table import TABLE, write_table
+from tuning.plan import Plan
+from tuning.results import read_results
+from tuning.search import search
+from tuning.search_space import default_space, searched_config
+
+#: Small, as two cores want it: the preset's recipe on a narrow network of one modality.
+NETWORK = {
+    "variant": "unimodal",
+    "modality": "dwi",
+    "image_size": 48,
+    "filters": [4, 8],
+    "bottleneck": 16,
+}
+SEEDS = (0, 1, 2)
+
+
+def write_faint_cohort(out: Path, *, studies=60, controls=4, contrast=0.8) -> float:
+    """Phantoms with lesions of 0.5 to 12 ml at a part of their contrast; their share of pixels."""
+    usual, phantom_lesions.VOLUME_PERCENTILES_ML = (
+        phantom_lesions.VOLUME_PERCENTILES_ML,
+        (0.5, 4.0, 12.0),
+    )
+    files, shares = [], []
+    for index, group in enumerate(draw_groups(studies, controls, seed=0), 1):
+        options = {"seed": 0, "matrix": 48, "slices": (7, 9)}
+        study = make_phantom(index, group=group, **options)
+        # The same head and the same noise without the lesion.
+        healthy = make_phantom(index, group="control", **options)
+        blended = {
+            m: getattr(healthy, m) + contrast * (getattr(study, m) - getattr(healthy, m))
+            for m in ("adc", "dwi")
+        }
+        shares.append(study.masks["r1", "dwi"].mean())
+        files.append(write_phantom_study(out, dataclasses.replace(study, **blended)))
+    write_table(out / TABLE, files)
+    phantom_lesions.VOLUME_PERCENTILES_ML = usual
+    return statistics.mean(map(float, shares))
+
+
+def test_dice(run: Path, shards: Path) -> float:
+    """Mean Dice of a run over the test studies, at native resolution."""
+    from strokeseg_tf.losses import FocalLoss
+
+    found = validate(load_predictor(run), FocalLoss(), shards, "test", "r1")
+    return found["val_dwi_dice"]
+
+
+def find(work: Path, trials: int, epochs: int, tuner: str) -> None:
+    """20 trials, then winner and default under three seeds, judged on test studies."""
+    cohort, shards, folder = work / "cohort", work / "shards", work / "search"
+    if not shards.is_dir():
+        share = write_faint_cohort(cohort)
+        print(f"lesions are {share:.2%} of all pixels", flush=True)
+        convert(cohort, shards, shares={"train": 0.5, "validation": 0.17, "test": 0.33})
+    base = SMALL.replace(model=NETWORK, training={"epochs": epochs})
+    plan = Plan(searched_config(base), base, default_space(), tuner=tuner, repeats=len(SEEDS))
+    outcome = search(shards, folder, plan, trials=trials, resume=True, on_trial=_tell)
+    print("winner", json.dumps(outcome["winner"]["values"]), flush=True)
+    gains = []
+    for seed in SEEDS:
+        winner = work / f"winner-seed{seed}"
+        best = outcome["best"].replace(training={"seed": seed})
+        fit(shards, winner, best, resume=True, verbose=0)
+        default = folder / f"trial_default-{seed}" / f"seed{seed}"
+        pair = test_dice(default, shards), test_dice(winner, shards)
+        gains.append(pair[1] - pair[0])
+        print(f"seed {seed}: test Dice {pair[0]:.3f} default, {pair[1]:.3f} winner", flush=True)
+    print(f"gain on the test studies {', '.join(f'{gain:+.3f}' for gain in gains)}")
+
+
+def _tell(result) -> None:
+    print(result["trial"], result["status"], result["score"], f"{result['seconds']:.0f} s",
+          result["values"], flush=True)  # fmt: skip
+
+
+def overhead(work: Path, trials: int, epochs: int, tuner: str) -> None:
+    """Of each trial's wall time, what lies outside of its epochs."""
+    cohort, shards = work / "cohort", work / "shards"
+    write_phantom_cohort(cohort, studies=24, controls=2, matrix=64, slices=(8, 10))
+    convert(cohort, shards, shares={"train": 0.7, "validation": 0.3})
+    base = SMALL.replace(model=NETWORK | {"variant": "dual_v1", "image_size": 64})
+    base = base.replace(training={"epochs": epochs})
+    plan = Plan(searched_config(base), base, default_space(), tuner=tuner, repeats=0)
+    start = time.perf_counter()
+    search(shards, work / "search", plan, trials=trials, on_trial=_tell)
+    whole = time.perf_counter() - start
+    results = read_results(work / "search")
+    inside = [sum(t["seconds"] for t in result["trainings"]) for result in results]
+    shares = [1 - used / result["seconds"] for used, result in zip(inside, results, strict=True)]
+    print(f"{trials} trials of {statistics.median(r['seconds'] for r in results):.0f} s:")
+    print(f"outside of epochs, of a trial: {', '.join(f'{share:.1%}' for share in shares)}")
+    print(f"of the whole search, data and report included: {1 - sum(inside) / whole:.1%}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("find", "overhead"), default="overhead")
+    parser.add_argument("--work", type=Path, help="folder to keep and to go on in")
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--tuner", default="bayesian")
+    arguments = parser.parse_args()
+    part, trials, epochs = {"find": (find, 20, 6), "overhead": (overhead, 3, 30)}[arguments.what]
+    with tempfile.TemporaryDirectory() as scratch:
+        part(
+            arguments.work or Path(scratch),
+            arguments.trials or trials,
+            arguments.epochs or epochs,
+            arguments.tuner,
+        )
+    sys.stdout.flush()

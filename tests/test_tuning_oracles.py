@@ -1,0 +1,109 @@
+"""Keras Tuner's oracles survive a death at any write: no ended trial is lost or run again."""
+
+import json
+
+import pytest
+
+from strokeseg_tf.config import SMALL
+from tuning.oracles import ORACLES, build_oracle
+from tuning.plan import Plan
+from tuning.search_space import Choices, default_space, searched_config
+
+BASE = searched_config(SMALL.replace(training={"epochs": 4}))
+SPACE = {"gamma": Choices((0.0, 1.0, 2.0)), "lesion_weight": Choices((1.0, 2.0))}
+TRIALS = 6
+
+
+class Death(BaseException):
+    """What a kill is for the process that it hits."""
+
+
+def new_oracle(folder, tuner, die_at=None, workers=(), space=SPACE):
+    """An oracle that has loaded what is in the folder, and dies before a write or after it."""
+    plan = Plan(BASE, SMALL, space, tuner=tuner, repeats=0)
+    oracle = build_oracle(plan, TRIALS, workers)
+    oracle._set_project_dir(folder.parent, folder.name)
+    oracle.reload()
+    write, writes = oracle._write, 0
+
+    def dying(path, state):
+        nonlocal writes
+        writes += 1
+        if writes == die_at:
+            raise Death
+        write(path, state)
+
+    oracle._write = dying
+    return oracle
+
+
+def finish(oracle, started, ended):
+    """Run what the oracle proposes to the end, with a score that depends on the values alone."""
+    while True:
+        trial = oracle.create_trial("tuner0")
+        if trial.status == "STOPPED":
+            return
+        started.append(trial.trial_id)
+        values = trial.hyperparameters.values
+        score = values["gamma"] - 0.1 * values["lesion_weight"]
+        oracle.update_trial(trial.trial_id, {"validation_dice": score})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+        ended.append(trial.trial_id)
+
+
+@pytest.mark.parametrize("tuner", ORACLES)
+def test_a_death_at_any_write_loses_no_trial_and_repeats_none(tuner, tmp_path):
+    whole = []
+    finish(new_oracle(tmp_path / "whole", tuner), [], whole)
+    assert len(whole) == len(set(whole)) == TRIALS
+    for die_at in range(1, 4 * TRIALS + 1, 3 if tuner == "bayesian" else 1):
+        folder, started, ended = tmp_path / str(die_at), [], []
+        with pytest.raises(Death):
+            finish(new_oracle(folder, tuner, die_at), started, ended)
+        before, again = list(ended), new_oracle(folder, tuner)
+        finish(again, started, ended)
+        assert {n: t.status for n, t in again.trials.items()} == dict.fromkeys(whole, "COMPLETED")
+        # Only the one that the death has hit may have been started twice.
+        assert len(started) <= TRIALS + 1
+        assert all(started.count(trial) == 1 for trial in before)
+        values = [json.dumps(t.hyperparameters.values) for t in again.trials.values()]
+        assert tuner == "hyperband" or len(set(values)) == TRIALS
+
+
+def test_a_grid_goes_over_every_point_once(tmp_path):
+    oracle = new_oracle(tmp_path / "grid", "grid")
+    finish(oracle, [], [])
+    points = {tuple(t.hyperparameters.values.values()) for t in oracle.trials.values()}
+    assert len(points) == TRIALS == 3 * 2
+
+
+def test_a_grid_keeps_several_workers_busy(tmp_path):
+    oracle = new_oracle(tmp_path / "grid", "grid")
+    given = [oracle.create_trial(f"worker{n}") for n in range(TRIALS)]
+    assert {trial.status for trial in given} == {"RUNNING"}
+    assert len({trial.trial_id for trial in given}) == TRIALS
+
+
+def test_after_the_death_of_a_chief_living_workers_keep_their_trials(tmp_path):
+    folder = tmp_path / "search"
+    oracle = new_oracle(folder, "random")
+    first, second = (oracle.create_trial(f"worker{n}").trial_id for n in range(2))
+    again = new_oracle(folder, "random", workers=None)
+    assert again.create_trial("worker1").trial_id == second
+    assert again.create_trial("worker0").trial_id == first
+    fewer = new_oracle(folder, "random", workers=["worker0"])
+    assert fewer.create_trial("worker0").trial_id == first
+    alone = new_oracle(folder, "random")
+    assert {alone.create_trial("tuner0").trial_id} <= {first, second}
+
+
+def test_the_seed_0_is_a_seed(tmp_path):
+    assert BASE.training.seed == 0
+    values = [
+        new_oracle(tmp_path / name, "random", space=default_space())
+        .create_trial("tuner0")
+        .hyperparameters.values
+        for name in "ab"
+    ]
+    assert values[0] == values[1]

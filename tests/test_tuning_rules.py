@@ -1,0 +1,121 @@
+"""Decisions of a search that figures alone make: early ends, luck, importance, the winner."""
+
+import numpy as np
+import pytest
+
+from strokeseg_tf.config import SMALL
+from tfrecord_tools.errors import InputError
+from tuning.importance import importance
+from tuning.noise import expected_maximum, noise_of, verdict
+from tuning.plan import Plan
+from tuning.results import best_trial, pareto_front, rows_of, winning_config
+from tuning.search_space import Choices, Range, apply_values, default_space, searched_config
+from tuning.stopping import StoppingRules
+
+PLAN = Plan(searched_config(SMALL), SMALL, default_space())
+
+
+def result(trial, score, status="complete", dice=None, **values):
+    return {
+        "trial": trial, "score": score, "sd": None, "status": status, "dice": dice or {},
+        "values": values, "epochs": 3, "seconds": 1.0, "reason": None, "trainings": [],
+    }  # fmt: skip
+
+
+def test_a_training_ends_where_it_is_planned_to():
+    assert StoppingRules(9, 9).reason([0.1] * 8) is None
+    assert StoppingRules(9, 9).reason([0.1] * 9) == "complete"
+    assert StoppingRules(9, 3).reason([0.1] * 3) == "complete"
+
+
+def test_patience_counts_epochs_since_the_best():
+    rules = StoppingRules(9, 9, patience=2)
+    assert rules.reason([0.1, 0.3, 0.2]) is None
+    assert rules.reason([0.1, 0.3, 0.2, 0.3]) == "patience"
+
+
+def test_the_median_rule_compares_best_epochs_at_the_same_age():
+    others = [[0.5, 0.6, 0.1, 0.1]] * 3 + [[0.1, 0.2, 0.3, 0.9]] * 2
+    rules = StoppingRules(6, 6, others=others)
+    assert rules.reason([0.0]) is None  # Before a third of the epochs.
+    assert rules.reason([0.0, 0.59]) == "median"
+    assert rules.reason([0.6, 0.0]) is None
+    assert StoppingRules(6, 6, others=others[1:]).reason([0.0, 0.0]) is None  # Too few.
+    short = [other[:2] for other in others]
+    assert StoppingRules(6, 6, others=short).reason([0.0, 0.0, 0.0]) is None  # None came so far.
+
+
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_luck_is_the_mean_of_the_best_of_as_many_draws(count):
+    draws = np.random.default_rng(0).standard_normal((20000, count)).max(axis=1)
+    assert expected_maximum(count) == pytest.approx(draws.mean(), abs=0.02)
+
+
+def test_noise_is_not_sold_as_a_find():
+    noise = noise_of([0.4, 0.5, 0.6], 20)
+    assert (noise.mean, noise.sd) == (pytest.approx(0.5), pytest.approx(0.1))
+    assert "does not go beyond luck" in verdict(noise, 0.65)
+    assert "luck" in verdict(noise, 0.8) and "beyond" not in verdict(noise, 0.8)
+    assert "better than the default" in verdict(noise, 0.45)
+    assert "nothing about noise" in verdict(noise_of([0.5], 20), 0.6)
+
+
+def test_importance_finds_what_mattered():
+    rng = np.random.default_rng(0)
+    space = {"gamma": Range(0, 5), "lesion_weight": Range(1, 20, "log"), "filters": Choices((1, 2))}
+    trials = []
+    for number in range(40):
+        values = {"gamma": rng.uniform(0, 5), "filters": int(rng.integers(1, 3))}
+        values["lesion_weight"] = float(np.exp(rng.uniform(0, 3)))
+        trials.append(result(str(number), np.log(values["lesion_weight"]), **values))
+    found = importance(space, trials)
+    assert max(found["parameters"], key=found["parameters"].get) == "lesion_weight"
+    assert found["r2"] > 0.8
+    assert importance(space, trials[:5]) is None
+
+
+def test_the_front_holds_who_is_not_beaten_on_both_heads():
+    heads = {"0": (0.5, 0.5), "1": (0.6, 0.4), "2": (0.4, 0.5), "3": (0.6, 0.4)}
+    trials = [result(t, 0, dice={"adc": d[0], "dwi": d[1]}) for t, d in heads.items()]
+    assert pareto_front(trials) == {"0", "1", "3"}
+
+
+def test_the_default_wins_where_its_mean_is_above_every_trial():
+    default = [result("default-0", 0.5), result("default-1", 0.7)]
+    low, high = result("0", 0.55, gamma=1.0), result("1", 0.65, gamma=3.0)
+    assert best_trial("s", [*default, low])["trial"] == "default-0"
+    assert winning_config(PLAN, default[0]) == SMALL
+    assert best_trial("s", [*default, low, high])["trial"] == "1"
+    assert winning_config(PLAN, high) == apply_values(PLAN.base, {"gamma": 3.0})
+
+
+def test_pruned_and_failed_trials_win_nothing_and_stand_last():
+    failed = result("2", None, "failed") | {"reason": "out of memory"}
+    trials = [failed, result("1", 0.9, "pruned"), result("0", 0.1)]
+    assert best_trial("s", trials)["trial"] == "0"
+    assert [row["trial"] for row in rows_of(PLAN, trials)] == ["0", "1", "2"]
+    with pytest.raises(InputError, match="trial 2: out of memory"):
+        best_trial("s", trials[:2])
+
+
+def test_settings_of_a_plan_are_checked():
+    for wrong, words in (
+        ({"objective": "loss"}, "known: native, slices, adc, dwi"),
+        ({"tuner": "gradient"}, "known: bayesian, random, grid, hyperband"),
+        ({"pruning": "hard"}, "known: median, none"),
+        ({"executions": 0}, "--executions must be at least 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Plan(PLAN.base, SMALL, PLAN.space, **wrong)
+    dwi = PLAN.base.replace(model={"variant": "unimodal", "modality": "dwi"})
+    with pytest.raises(InputError, match="adc needs a model with that head"):
+        Plan(dwi, dwi, PLAN.space, objective="adc")
+
+
+def test_the_objective_is_the_mean_over_heads_of_what_it_names():
+    row = {"val_adc_dice": 0.2, "val_dwi_dice": 0.4, "val_loss": 9.0}
+    row |= {"val_adc_dice_slices": 0.6, "val_dwi_dice_slices": 0.8}
+    values = {"native": 0.3, "slices": 0.7, "adc": 0.2, "dwi": 0.4}
+    for objective, value in values.items():
+        plan = Plan(PLAN.base, SMALL, PLAN.space, objective=objective)
+        assert plan.value_of(row) == pytest.approx(value)

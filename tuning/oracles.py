@@ -1,0 +1,203 @@
+"""Keras Tuner's oracles, made to survive: what they propose is theirs, what they keep is whole.
+
+Three things of Keras Tuner 1.4 would lose trials or run them twice: it writes its files in place,
+so that a kill or a full disk leaves half a file; what it saves at the end of a trial still calls
+that trial running; and its grid does not save where it is.
+"""
+
+import _thread
+import json
+from pathlib import Path
+
+import keras_tuner
+import numpy as np
+from keras_tuner.engine.trial import Trial
+
+from tfrecord_tools.atomic import write_text
+from tuning.plan import Plan
+from tuning.results import DEFAULT, is_default, read_result
+from tuning.search_space import SEARCH_SPACE, Choices, Range
+
+RUNNING, ENDED = "RUNNING", ("COMPLETED", "FAILED")
+#: What a range is cut into for the grid.
+GRID_POINTS = 3
+OBJECTIVE = keras_tuner.Objective("validation_dice", "max")
+
+
+class DurableOracle:
+    """Mixed into an oracle of Keras Tuner.
+
+    The default's repeats are given out before anything that the oracle proposes; it never hears
+    of them.
+
+    Args:
+        repeats: Repeats of the default.
+        workers: Ids whose interrupted trials wait for them when the oracle is loaded: such a worker
+            may be alive and training. None for all, () where no worker outlives the oracle.
+    """
+
+    def __init__(self, *args, repeats=0, workers=(), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.failure = None
+        self._repeats, self._workers, self._interrupted = repeats, workers, {}
+
+    @keras_tuner.synchronized
+    def create_trial(self, tuner_id):
+        if tuner_id not in self.ongoing_trials and (name := self._next_default()):
+            self.tuner_ids.add(tuner_id)
+            self.ongoing_trials[tuner_id] = Trial(keras_tuner.HyperParameters(), trial_id=name)
+        return super().create_trial(tuner_id)
+
+    def _next_default(self):
+        given = {trial.trial_id for trial in self.ongoing_trials.values()}
+        names = [f"{DEFAULT}-{number}" for number in range(self._repeats)]
+        waiting = (n for n in names if n not in given and not read_result(self._project_dir, n))
+        return next(waiting, None)
+
+    def get_trial(self, trial_id):
+        if is_default(trial_id):
+            return Trial(keras_tuner.HyperParameters(), trial_id=trial_id)
+        return super().get_trial(trial_id)
+
+    @keras_tuner.synchronized
+    def update_trial(self, trial_id, metrics, step=0):
+        if is_default(trial_id):
+            return self.get_trial(trial_id)
+        return super().update_trial(trial_id, metrics, step=step)
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial):
+        if not is_default(trial.trial_id):
+            super().end_trial(trial)
+        self.ongoing_trials = {
+            tuner_id: ongoing
+            for tuner_id, ongoing in self.ongoing_trials.items()
+            if ongoing.trial_id != trial.trial_id
+        }
+
+    def get_state(self):
+        state = super().get_state()
+        ongoing = state["ongoing_trials"].items()
+        state["ongoing_trials"] = {worker: t for worker, t in ongoing if not is_default(t)}
+        return state
+
+    def set_state(self, state):
+        super().set_state(state)
+        self._interrupted = dict(self.ongoing_trials)
+
+    def save(self):
+        self._write(Path(self._get_oracle_fname()), self.get_state())
+
+    def _save_trial(self, trial):
+        self._write(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+
+    def _write(self, path, state):
+        try:
+            write_text(path, json.dumps(state))
+        except OSError as error:
+            # In a chief this is a thread, and the exception would only be told to a worker.
+            self.failure = self.failure or error
+            _thread.interrupt_main()
+
+    def reload(self):
+        if not Path(self._get_oracle_fname()).is_file():
+            return
+        super().reload()
+        # A trial that was written and not yet counted is proposed again.
+        self.trials = {name: self.trials[name] for name in self.start_order}
+        ended = [name for name, trial in self.trials.items() if trial.status in ENDED]
+        self.end_order += [name for name in ended if name not in self.end_order]
+        self.ongoing_trials = {
+            worker: trial
+            for worker, trial in self._interrupted.items()
+            if trial.status == RUNNING and (self._workers is None or worker in self._workers)
+        }
+        kept = {trial.trial_id for trial in self.ongoing_trials.values()}
+        waiting = [n for n, t in self.trials.items() if t.status not in ENDED and n not in kept]
+        self._retry_queue = waiting[::-1]  # It is taken from its end.
+
+
+class Bayesian(DurableOracle, keras_tuner.oracles.BayesianOptimizationOracle):
+    """Keras Tuner's Gaussian process."""
+
+
+class Random(DurableOracle, keras_tuner.oracles.RandomSearchOracle):
+    """Keras Tuner's random search."""
+
+
+class Hyperband(DurableOracle, keras_tuner.oracles.HyperbandOracle):
+    """Keras Tuner's Hyperband."""
+
+
+class Grid(DurableOracle, keras_tuner.oracles.GridSearchOracle):
+    """Keras Tuner's grid search, which neither saves its place nor keeps several workers busy."""
+
+    def populate_space(self, trial_id):
+        response = super().populate_space(trial_id)
+        if response["status"] == RUNNING:
+            # It would wait for the end of the trial, in case that declared another parameter.
+            self._populate_next = [trial_id]
+        return response
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial):
+        super().end_trial(trial)
+        self._populate_next = self._populate_next[:1]
+
+    def reload(self):
+        super().reload()
+        for name in self.start_order:
+            self._ordered_ids.insert(name)
+        self._populate_next = self.start_order[-1:]
+
+
+ORACLES = {"bayesian": Bayesian, "random": Random, "grid": Grid, "hyperband": Hyperband}
+
+
+def build_oracle(plan: Plan, trials: int, workers=()):
+    """The oracle of a search; the base configuration is the default of its space.
+
+    Args:
+        plan: The search.
+        trials: Trials in all, the default's repeats not counted.
+        workers: See `DurableOracle`.
+    """
+    own = {"max_trials": trials}
+    if plan.tuner == "hyperband":  # It would end by itself after one iteration.
+        own = {"max_epochs": plan.base.training.epochs, "hyperband_iterations": None}
+    oracle = ORACLES[plan.tuner](
+        objective=OBJECTIVE,
+        hyperparameters=declare(plan),
+        seed=plan.base.training.seed + 1,  # Keras Tuner takes 0 for none.
+        # After so many it would raise under its lock, which then is never given back.
+        max_consecutive_failed_trials=None,
+        repeats=plan.repeats,
+        workers=workers,
+        **own,
+    )
+    oracle.max_trials = trials
+    oracle.verbose = 0
+    return oracle
+
+
+def declare(plan: Plan):
+    """The space as Keras Tuner knows it."""
+    declared = keras_tuner.HyperParameters()
+    for name, domain in plan.space.items():
+        default = SEARCH_SPACE[name].take(plan.base)
+        if isinstance(domain, Range) and plan.tuner == "grid":
+            spread = np.geomspace if domain.sampling == "log" else np.linspace
+            domain = Choices(tuple(map(float, spread(domain.low, domain.high, GRID_POINTS))))
+        if isinstance(domain, Range):
+            default = min(max(default, domain.low), domain.high)
+            bounds = {"sampling": domain.sampling, "default": default}
+            declared.Float(name, domain.low, domain.high, **bounds)
+        else:
+            declared.Choice(name, list(domain.values), default=_nearest(domain.values, default))
+    return declared
+
+
+def _nearest(values, value):
+    if isinstance(value, str):
+        return value if value in values else values[0]
+    return min(values, key=lambda v: abs(v - value))

@@ -1,0 +1,96 @@
+"""`report.html` of a search: one file that opens offline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from strokeseg_tf.evaluation.plots import plot_figure
+from strokeseg_tf.evaluation.report import markup
+from strokeseg_tf.evaluation.report.charts import panel_chart
+from strokeseg_tf.evaluation.report.page import document, framed_figure
+from strokeseg_tf.evaluation.report.plotly import plotly_block
+from strokeseg_tf.evaluation.report.sections import settings_section
+from tfrecord_tools.atomic import write_text
+from tuning import figures
+from tuning.noise import noise_of, verdict
+from tuning.plan import OBJECTIVES, Plan, read_plan
+from tuning.results import complete, default_scores, is_default, rows_of
+
+REPORT = "report.html"
+
+
+def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict) -> Path:
+    """Write `report.html`, and its pictures as PNG and SVG in `figures/`.
+
+    Args:
+        search: Folder of the search.
+        plan: The search.
+        results: All results.
+        winner: The best of them.
+    """
+    scored = [r for r in results if r["score"] is not None and not is_default(r["trial"])]
+    ranked = complete(results)
+    noise = noise_of(default_scores(results), len(scored))
+    content = read_plan(search)
+    sentences = [
+        verdict(noise, ranked[0]["score"] if ranked else None),
+        f"{len(ranked)} trials complete, {_count(results, 'pruned')} pruned, "
+        f"{_count(results, 'failed')} failed; the winner is trial {winner['trial']}.",
+        f"The objective, {plan.objective}, is the {OBJECTIVES[plan.objective]}. A trial counts by "
+        "its best epoch, which flatters it: judge the winner on test studies.",
+    ]
+    parts = [markup.section("In short", markup.bullets(sentences))]
+    charts = {}
+    for plot in _plots(plan, results, scored, noise, winner):
+        (search / "figures").mkdir(exist_ok=True)
+        picture = plot_figure(search / "figures" / f"{plot.name}.png", plot)
+        parts.append(markup.section(plot.heading, framed_figure(picture)))
+        charts[plot.name] = {"caption": plot.caption, "panels": [_chart(p) for p in plot.panels]}
+        if plot.name == "coordinates":
+            charts[plot.name] = figures.coordinates_chart(plan, scored, plot.caption)
+    parts.append(_table(plan, results))
+    parts.append(settings_section({k: v for k, v in content.items() if k != "data"}))
+    parts += [markup.data_block("charts", charts), plotly_block()]
+    page = document("Hyper-parameter search", content["phantom"], parts)
+    write_text(search / REPORT, page)
+    return search / REPORT
+
+
+def _plots(plan, results, scored, noise, winner):
+    yield figures.trials_plot(plan, results, noise)
+    if scored:
+        yield figures.coordinates_plot(plan, scored)
+        if plot := figures.importance_plot(plan, scored):
+            yield plot
+    yield figures.curves_plot(plan, [r for r in results if r["trainings"]], winner)
+    if scored and (plot := figures.heads_plot(plan, scored)):
+        yield plot
+
+
+def _chart(panel) -> dict:
+    """A panel whose legend names each kind of trial once."""
+    chart, seen = panel_chart(panel), set()
+    for trace in chart["data"]:
+        trace["legendgroup"] = trace["name"]
+        trace["showlegend"] = trace["name"] not in seen
+        seen.add(trace["name"])
+    return chart
+
+
+def _count(results, status) -> int:
+    return sum(result["status"] == status for result in results)
+
+
+def _table(plan: Plan, results) -> str:
+    rows = rows_of(plan, list(results))
+    columns = [c for c in rows[0] if any(row[c] not in (None, "", False) for row in rows)]
+    body = [markup.cells(_text(row[column]) for column in columns) for row in rows]
+    titles = [column.replace("_", " ") for column in columns]
+    return markup.section("All trials", markup.table("All trials", titles, body))
+
+
+def _text(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

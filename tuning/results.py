@@ -1,0 +1,144 @@
+"""What a search has found: `result.json` of each trial, `trials.csv`, `best_config.json`."""
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+
+from strokeseg_tf.config import Config
+from tfrecord_tools.atomic import write_text
+from tfrecord_tools.errors import InputError
+from tuning.plan import Plan
+from tuning.search_space import SEARCH_SPACE, apply_values
+
+#: In the folder of each trial, written when it has ended.
+RESULT = "result.json"
+TRIALS = "trials.csv"
+BEST_CONFIG = "best_config.json"
+#: A repeat of the default is a trial of this name and a number.
+DEFAULT = "default"
+
+
+def trial_folder(search: str | Path, trial: str) -> Path:
+    """Folder of a trial."""
+    return Path(search) / f"trial_{trial}"
+
+
+def is_default(trial: str) -> bool:
+    """Whether a trial is a repeat of the default."""
+    return trial.startswith(DEFAULT)
+
+
+def read_result(search: str | Path, trial: str) -> dict | None:
+    """The result of a trial that has ended, or None."""
+    path = trial_folder(search, trial) / RESULT
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; remove it to run that trial anew") from error
+
+
+def write_result(search: str | Path, result: dict) -> None:
+    """Write the result of a trial."""
+    write_text(trial_folder(search, result["trial"]) / RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def read_results(search: str | Path) -> list[dict]:
+    """Results of all trials that have ended: the default's repeats, then by number."""
+    names = [path.parent.name.removeprefix("trial_") for path in Path(search).glob(f"*/{RESULT}")]
+    return [read_result(search, name) for name in sorted(names, key=_order)]
+
+
+def _order(trial: str):
+    return (not is_default(trial), int(trial.removeprefix(f"{DEFAULT}-")))
+
+
+def complete(results: list[dict]) -> list[dict]:
+    """Trials that were trained to their end, best first; the default is none of them."""
+    done = [r for r in results if r["status"] == "complete" and not is_default(r["trial"])]
+    return sorted(done, key=lambda r: -r["score"])
+
+
+def default_scores(results: list[dict]) -> list[float]:
+    """The objective of the default's repeats."""
+    return [r["score"] for r in results if is_default(r["trial"]) and r["score"] is not None]
+
+
+def best_trial(search: str | Path, results: list[dict]) -> dict:
+    """The winner: the best trial, or the default where its mean is above every trial.
+
+    Raises:
+        InputError: Nothing was trained to its end.
+    """
+    ranked, scores = complete(results), default_scores(results)
+    defaults = [r for r in results if is_default(r["trial"]) and r["score"] is not None]
+    if scores and (not ranked or statistics.mean(scores) > ranked[0]["score"]):
+        return defaults[0]
+    if ranked:
+        return ranked[0]
+    reasons = [f"trial {r['trial']}: {r['reason']}" for r in results if r["reason"]]
+    raise InputError(
+        f"no trial of {search} has finished ({'; '.join(reasons[:2]) or 'none was begun'})"
+    )
+
+
+def winning_config(plan: Plan, winner: dict, base: Config | None = None) -> Config:
+    """The configuration of the winner, or what it found put into another base."""
+    if is_default(winner["trial"]):
+        return base or plan.default
+    return apply_values(base or plan.base, winner["values"] | plan.fixed)
+
+
+def pareto_front(results: list[dict]) -> set[str]:
+    """Trials that no other beats on one head without losing on another."""
+    heads = {r["trial"]: tuple(r["dice"].values()) for r in results if r["dice"]}
+    return {
+        trial
+        for trial, own in heads.items()
+        if not any(
+            other != own and all(a >= b for a, b in zip(other, own, strict=True))
+            for other in heads.values()
+        )
+    }
+
+
+def rows_of(plan: Plan, results: list[dict]) -> list[dict]:
+    """The rows of `trials.csv`: best first, then what was pruned or failed."""
+    front = pareto_front([r for r in results if r["status"] == "complete"])
+    names = [name for name in SEARCH_SPACE if name in plan.space]
+    ranks = {"complete": 0, "pruned": 1, "failed": 2}
+    ordered = sorted(results, key=lambda r: (ranks[r["status"]], -(r["score"] or 0)))
+    return [
+        {"trial": r["trial"], "status": r["status"], plan.score_name: r["score"]}
+        | {"sd": r["sd"]}
+        | {f"{m}_dice": r["dice"].get(m) for m in plan.modalities}
+        | {"pareto": r["trial"] in front}
+        | {name: r["values"].get(name) for name in names}
+        | {"epochs": r["epochs"], "seconds": round(r["seconds"], 1), "reason": r["reason"]}
+        for r in ordered
+    ]
+
+
+def write_tables(search: str | Path, plan: Plan, results: list[dict]) -> dict:
+    """Write `trials.csv` and `best_config.json`.
+
+    Returns:
+        `{"trials": rows of the table, "winner": result, "best": configuration}`.
+
+    Raises:
+        InputError: No trial has finished; `trials.csv` is there all the same.
+    """
+    rows = rows_of(plan, results)
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(Path(search) / TRIALS, text.getvalue())
+    winner = best_trial(search, results)
+    best = winning_config(plan, winner)
+    write_text(Path(search) / BEST_CONFIG, json.dumps(best.to_dict(), indent=2) + "\n")
+    return {"trials": rows, "winner": winner, "best": best}

@@ -1,0 +1,51 @@
+"""From search to run: the winner trained in full."""
+
+from pathlib import Path
+
+from strokeseg_tf.config import Config
+from strokeseg_tf.console import keras_progress
+from strokeseg_tf.training import fit
+from tuning.plan import Plan
+from tuning.results import winning_config
+
+
+def fit_best(shards, search, run, plan: Plan, winner: dict, base: Config, *, overwrite=False):
+    """Train what a search has found, under the settings of `base` for all else.
+
+    Args:
+        shards: A finished shards folder.
+        search: Folder of the search.
+        run: Run folder to write; an interrupted one goes on.
+        plan: The search.
+        winner: The result to train; see `tuning.results.best_trial`.
+        base: All settings that were not searched.
+        overwrite: Replace another run that is there.
+
+    Returns:
+        The history; see `strokeseg_tf.training.fit`.
+    """
+    if plan.base.loss.alpha_reading != base.loss.alpha_reading and "alpha" in winner["values"]:
+        base = base.replace(loss={"alpha_reading": plan.base.loss.alpha_reading})
+    config = winning_config(plan, winner, base)
+    with keras_progress() as verbose:
+        return fit(
+            shards,
+            run,
+            config,
+            resume=not overwrite,
+            overwrite=overwrite,
+            verbose=verbose,
+            origin=origin(search, plan, winner),
+        )
+
+
+def origin(search, plan: Plan, winner: dict) -> dict:
+    """What `environment.json` and the model card say of the search behind a run."""
+    return {
+        "name": Path(search).resolve().name,
+        "trial": winner["trial"],
+        "tuner": plan.tuner,
+        "objective": plan.objective,
+        "score": winner["score"],
+        "values": {k: v for k, v in winner["values"].items() if not k.startswith("tuner/")},
+    }
