@@ -306,18 +306,23 @@ def read_config(path: str | Path, base: Config) -> Config:
         ValueError: The file is no JSON object, or holds an unknown or impossible setting.
     """
     try:
-        content = _parse(Path(path))
-        if not isinstance(content, dict):
-            raise ValueError("the file holds no JSON object")
-        return base.replace(**content)
+        return base.replace(**read_object(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _parse(path: Path):
-    text = path.read_text(encoding="utf-8")
-    if path.suffix.lower() != ".toml":
-        return json.loads(text)
+def read_object(path: str | Path) -> dict:
+    """The object in a JSON or (`.toml`) TOML file.
+
+    Raises:
+        ValueError: There is none.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    if Path(path).suffix.lower() != ".toml":
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("the file holds no JSON object")
+        return content
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10

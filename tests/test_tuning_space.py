@@ -84,8 +84,8 @@ def test_toml_says_the_same_as_json(tmp_path):
         ({"filters": {"choices": [1]}}, "two or more"),
         ({"filters": {"low": 0.5, "high": 2}}, "choices"),
         ({"filters": ["wide", 1]}, "all numbers or all words"),
-        ([1, 2], "holds no object"),
-        ("{", "cannot be read"),
+        ([1, 2], "holds no JSON object"),
+        ("{", "name parameters"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(tmp_path, content, words):

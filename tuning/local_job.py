@@ -89,7 +89,7 @@ def _processes(folder: Path, workers: int, arguments) -> Iterator[Callable]:
         environment["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))
         with open(folder / LOGS / f"{name}.log", "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tuning.member", *arguments],
+                [sys.executable, "-m", "strokeseg_tf.cli", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -1,18 +1,21 @@
-"""`python -m tuning.member`: a chief or worker that `tuning.local_job` has started."""
+"""What a chief or worker does that `tuning.local_job` has started."""
 
 import os
 import signal
-import sys
 import threading
 
-from strokeseg_tf.cli import main
+from tuning.lock import LOCKED
 
 
-def end_with_parent() -> None:
-    """End this process when the one that started it does, however that ends.
+def follow_parent() -> None:
+    """Have this process end with the one that started it, however that ends, and not before.
 
-    Its standard input is a pipe that only the parent holds open.
+    Its standard input is a pipe that only the parent holds open. Ctrl-C in a terminal reaches all
+    processes there; this one leaves it to the parent. Outside of a local job nothing happens.
     """
+    if LOCKED not in os.environ:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         # Not sys.stdin: its lock, held at the end of the interpreter, would abort it.
@@ -20,10 +23,3 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    # Ctrl-C in a terminal reaches all of its processes; this one leaves it to the parent.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    sys.exit(main())

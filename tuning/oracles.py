@@ -14,13 +14,11 @@ import numpy as np
 from keras_tuner.engine.trial import Trial
 
 from tfrecord_tools.atomic import write_text
-from tuning.plan import Plan
+from tuning.plan import GRID_POINTS, Plan
 from tuning.results import DEFAULT, is_default, read_result
 from tuning.search_space import SEARCH_SPACE, Choices, Range
 
 RUNNING, ENDED = "RUNNING", ("COMPLETED", "FAILED")
-#: What a range is cut into for the grid.
-GRID_POINTS = 3
 OBJECTIVE = keras_tuner.Objective("validation_dice", "max")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,8 @@ OBJECTIVES = {
 }
 TUNERS = ("bayesian", "random", "grid", "hyperband")
 PRUNING = ("median", "none")
+#: What a grid cuts a range into.
+GRID_POINTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +86,11 @@ class Plan:
         end = "_slices" if self.objective == "slices" else ""
         return sum(row[f"val_{m}_dice{end}"] for m in heads) / len(heads)
 
-    def grid_points(self, points) -> int:
-        """Size of the grid that cuts every range into `points`."""
-        total = 1
-        for domain in self.space.values():
-            total *= points if isinstance(domain, Range) else len(domain.values)
-        return total
+    @property
+    def grid_points(self) -> int:
+        """Size of the grid."""
+        domains = self.space.values()
+        return math.prod(GRID_POINTS if isinstance(d, Range) else len(d.values) for d in domains)
 
     def content(self, shards) -> dict:
         """What stands in `search.json`, as JSON gives it back."""

@@ -1,9 +1,8 @@
 """The file of `--space`: narrows, widens, fixes, switches on or off what is searched."""
 
-import json
 from pathlib import Path
 
-from strokeseg_tf.config import Config
+from strokeseg_tf.config import Config, read_object
 from tfrecord_tools.errors import InputError
 from tuning.search_space import SEARCH_SPACE, Choices, Range, default_space
 
@@ -27,7 +26,7 @@ def read_space(path: str | Path, base: Config) -> tuple[dict[str, Range | Choice
         InputError: It cannot be read, or names an unknown parameter or impossible values.
     """
     space, fixed = default_space(), {}
-    for name, entry in _read(Path(path)).items():
+    for name, entry in _read(path).items():
         if name not in SEARCH_SPACE:
             raise InputError(
                 f"unknown parameter {name!r} in {path}; known: {', '.join(SEARCH_SPACE)}"
@@ -46,23 +45,11 @@ def read_space(path: str | Path, base: Config) -> tuple[dict[str, Range | Choice
     return space, fixed
 
 
-def _read(path: Path) -> dict:
+def _read(path: str | Path) -> dict:
     try:
-        text = path.read_text(encoding="utf-8")
-        content = _toml(text) if path.suffix == ".toml" else json.loads(text)
+        return read_object(path)
     except ValueError as error:
-        raise InputError(f"{path} cannot be read: {error}; write JSON, or TOML as .toml") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no object; name parameters, each with {FORMS}")
-    return content
-
-
-def _toml(text: str) -> dict:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib
-    return tomllib.loads(text)
+        raise InputError(f"{path}: {error}; name parameters, each with {FORMS}") from error
 
 
 def _parse(entry, own):

@@ -9,7 +9,7 @@ from tuning.plan import Plan
 from tuning.results import winning_config
 
 
-def fit_best(shards, search, run, plan: Plan, winner: dict, base: Config, *, overwrite=False):
+def fit_best(shards, search, run, plan: Plan, winner: dict, base: Config):
     """Train what a search has found, under the settings of `base` for all else.
 
     Args:
@@ -19,7 +19,6 @@ def fit_best(shards, search, run, plan: Plan, winner: dict, base: Config, *, ove
         plan: The search.
         winner: The result to train; see `tuning.results.best_trial`.
         base: All settings that were not searched.
-        overwrite: Replace another run that is there.
 
     Returns:
         The history; see `strokeseg_tf.training.fit`.
@@ -32,8 +31,7 @@ def fit_best(shards, search, run, plan: Plan, winner: dict, base: Config, *, ove
             shards,
             run,
             config,
-            resume=not overwrite,
-            overwrite=overwrite,
+            resume=True,
             verbose=verbose,
             origin=origin(search, plan, winner),
         )

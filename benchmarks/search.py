@@ -1,7 +1,7 @@
 """Does a search find something? And how much of its time does it spend on itself?
 
-python benchmarks/tuning.py find      # phantoms whose lesions are small and faint
-python benchmarks/tuning.py overhead  # a trial's time outside of training and validation
+python benchmarks/search.py find      # phantoms whose lesions are small and faint
+python benchmarks/search.py overhead  # a trial's time outside of training and validation
 """
 
 import argparse
