@@ -13,8 +13,8 @@ import pytest
 
 from strokeseg_tf.cli import main
 from strokeseg_tf.config import SMALL, read_config
+from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.runs import Run
-from strokeseg_tf.training import read_history
 from tfrecord_tools.conversion import convert
 from tuning.results import read_results
 

@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from strokeseg_tf.config import Config
 from strokeseg_tf.data_cache import DataCache
+from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.runs import Run
-from strokeseg_tf.training import fit, read_history
+from strokeseg_tf.training import fit
 from tfrecord_tools.errors import InputError
 from tuning.plan import Plan
 from tuning.results import is_default, read_result, trial_folder, write_result
@@ -126,8 +127,8 @@ def _take_over(search, folder, name, values):
 
 
 def _train(run, config, rules, plan, cache) -> dict:
-    curve = [plan.value_of(row) for row in read_history(Run(run))]
     history = read_history(Run(run))
+    curve = [plan.value_of(row) for row in history]
     if not rules.reason(curve):
         keras.utils.clear_session()
         gc.collect()
