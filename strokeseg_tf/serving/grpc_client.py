@@ -155,7 +155,7 @@ def _to_array(proto):
     size = len(proto.float_val)
     if size > 1:
         # TensorFlow Serving answers in repeated floats. Packed, they are the end of the message:
-        # read there, they take a sixth of the time that TensorFlow needs for them.
+        # read there, they take a quarter of the time that TensorFlow needs for them.
         values = np.frombuffer(content, "<f4", size, len(content) - 4 * size)
         shape = [dim.size for dim in proto.tensor_shape.dim]
         ends = proto.float_val[0], proto.float_val[size - 1]
