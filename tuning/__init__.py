@@ -1,1 +1,1 @@
-"""Hyper-parameter search over the loss with Keras Tuner; sits on top of `strokeseg_tf`."""
+"""Hyper-parameter search with Keras Tuner; sits on top of `strokeseg_tf`."""

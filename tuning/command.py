@@ -88,7 +88,7 @@ def _search(arguments, plan, trials):
     options = {"resume": arguments.resume, "overwrite": arguments.overwrite, "on_trial": _tell}
     if workers is not None and "KERASTUNER_ORACLE_IP" not in os.environ:
         line = member_line(arguments, trials)
-        return search_with_workers(shards, folder, plan, workers, line, **options)
+        return search_with_workers(shards, folder, plan, trials, workers, line, **options)
     from tuning.search import search
 
     ids = worker_ids(workers) if workers else None

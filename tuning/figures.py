@@ -7,7 +7,6 @@ from tuning.importance import importance, place
 from tuning.noise import Noise
 from tuning.plan import Plan
 from tuning.results import is_default, pareto_front
-from tuning.search_space import Choices
 
 BLUE, ORANGE, GREY, GREEN = "#0072b2", "#d55e00", "#888888", "#009e73"
 
@@ -50,7 +49,7 @@ def _words(result) -> str:
 
 
 def _short(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, int | float) else str(value)
 
 
 def title_of(plan: Plan) -> str:
@@ -61,46 +60,33 @@ def title_of(plan: Plan) -> str:
 
 
 def coordinates_plot(plan: Plan, results: Sequence[dict]) -> Plot:
-    """Parallel coordinates, for where no script runs: a line a trial, the best third coloured."""
+    """Parallel coordinates: a line a trial, the best third coloured."""
     results = sorted(results, key=lambda r: r["score"])
     scores = [r["score"] for r in results]
     low, high = min(scores), max(scores)
     series = []
     for at, result in enumerate(results):
-        best = at >= 2 * len(results) / 3
-        heights = [place(domain, result["values"][n]) for n, domain in plan.space.items()]
+        values = [result["values"][name] for name in plan.space]
+        domains = plan.space.values()
+        heights = [place(domain, v) for domain, v in zip(domains, values, strict=True)]
         heights.append((result["score"] - low) / (high - low or 1))
+        words = [f"trial {result['trial']}: {_short(v)}" for v in [*values, result["score"]]]
+        best = at >= 2 * len(results) / 3
         name, colour = ("best third", ORANGE) if best else ("other trials", "#b8c4cc")
-        series.append(Series("line", name, list(range(len(heights))), heights, colour))
-    panel = Panel(
-        "Values", "", "place in the range", series, ticks=[*map(_title, plan.space), "Dice"]
-    )
+        series.append(Series("line", name, list(range(len(heights))), heights, colour, words))
+    ticks = [f"{_title(name)} {_ends(domain)}" for name, domain in plan.space.items()]
+    ticks.append(f"Dice {low:.2f} to {high:.2f}")
+    panel = Panel("Values", "", "place in the range", series, ticks=ticks)
     caption = (
-        "A line is a trial: its values, from the lower end of each range to the upper, and the "
-        "validation Dice it reached. Drag along an axis to keep the trials of that range."
+        "A line is a trial: its values, each between the ends of its range, and the validation "
+        "Dice it reached."
     )
     return Plot("coordinates", "Parallel coordinates", caption, [panel])
 
 
-def coordinates_chart(plan: Plan, results: Sequence[dict], caption: str) -> dict:
-    """Parallel coordinates as Plotly draws them."""
-    scores = [r["score"] for r in results]
-    axes = [_axis(name, domain, results) for name, domain in plan.space.items()]
-    axes.append({"label": "Dice", "values": scores})
-    colour = {"color": scores, "colorscale": "Viridis", "showscale": True}
-    data = {"type": "parcoords", "dimensions": axes, "line": colour}
-    margin = {"l": 60, "r": 30, "t": 50, "b": 24}
-    panel = {"name": "Values", "data": [data], "layout": {"height": 420, "margin": margin}}
-    return {"caption": caption, "panels": [panel]}
-
-
-def _axis(name, domain, results) -> dict:
-    values = [r["values"][name] for r in results]
-    if isinstance(domain, Choices):
-        places = {value: at for at, value in enumerate(domain.values)}
-        ticks = {"tickvals": [*places.values()], "ticktext": [str(v) for v in places]}
-        return {"label": _title(name), "values": [places[v] for v in values]} | ticks
-    return {"label": _title(name), "values": values, "range": [domain.low, domain.high]}
+def _ends(domain) -> str:
+    low, *_, high = domain.extremes
+    return f"{_short(low)} to {_short(high)}"
 
 
 #: Names that would be broken where room is short.
@@ -118,7 +104,7 @@ def importance_plot(plan: Plan, results: Sequence[dict]) -> Plot | None:
         return None
     pairs = sorted(found["parameters"].items(), key=lambda pair: -pair[1][0])
     means, errors = [mean for _, (mean, _) in pairs], [sd for _, (_, sd) in pairs]
-    series = Series("points", "importance", list(range(len(pairs))), means, BLUE, (), errors)
+    series = Series("points", "Importance", list(range(len(pairs))), means, BLUE, (), errors)
     names = [_title(name) for name, _ in pairs]
     panel = Panel("Importance", "", "loss of R2", [series], ticks=names)
     weight = "" if found["r2"] > 0 else ": it has learnt nothing, and the importance means nothing"

@@ -35,6 +35,7 @@ def search_with_workers(
     shards,
     folder,
     plan: Plan,
+    trials: int,
     workers: int,
     arguments: Sequence[str],
     *,
@@ -51,6 +52,7 @@ def search_with_workers(
         shards: A finished shards folder.
         folder: Folder of the search.
         plan: The search.
+        trials: Trials in all, as `arguments` have them.
         workers: How many.
         arguments: Of the `tune` command that each process is to run.
         resume: Go on with the search in `folder`.
@@ -73,7 +75,7 @@ def search_with_workers(
         with _processes(folder, workers, arguments) as start:
             running = {name: start(name) for name in (CHIEF, *worker_ids(workers))}
             _watch(folder, running, start, seen, on_trial)
-        return conclude(folder, plan)
+        return conclude(folder, plan, trials)
 
 
 @contextlib.contextmanager

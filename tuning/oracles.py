@@ -52,6 +52,12 @@ class DurableOracle:
         waiting = (n for n in names if n not in given and not read_result(self._project_dir, n))
         return next(waiting, None)
 
+    @property
+    def is_done(self):
+        """Whether no trial is left, so that a chief need not wait for a worker to ask."""
+        left = self.ongoing_trials or self._retry_queue or self._next_default()
+        return not left and len(self.trials) >= self.max_trials
+
     def get_trial(self, trial_id):
         if is_default(trial_id):
             return Trial(keras_tuner.HyperParameters(), trial_id=trial_id)

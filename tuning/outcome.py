@@ -1,13 +1,31 @@
 """What stands in the folder of a search when it has ended, or has been interrupted."""
 
+import json
 from pathlib import Path
 
+from tfrecord_tools.atomic import write_text
 from tuning.plan import Plan
 from tuning.results import read_results, write_tables
 
+#: How many trials the search had when all of them had ended.
+FINISHED = "finished.json"
 
-def conclude(folder: Path, plan: Plan) -> dict:
-    """Write `trials.csv`, `best_config.json` and `report.html` from the results that are there.
+
+def is_finished(folder: Path, trials: int) -> bool:
+    """Whether a search of so many trials has come to its end."""
+    try:
+        return json.loads((folder / FINISHED).read_text(encoding="utf-8"))["trials"] >= trials
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def conclude(folder: Path, plan: Plan, trials: int) -> dict:
+    """Write `trials.csv`, `best_config.json` and `report.html` of a search whose trials are done.
+
+    Args:
+        folder: Folder of the search.
+        plan: The search.
+        trials: How many trials it had.
 
     Returns:
         See `tuning.results.write_tables`.
@@ -18,6 +36,7 @@ def conclude(folder: Path, plan: Plan) -> dict:
     from tuning.report import write_report
 
     results = read_results(folder)
+    write_text(folder / FINISHED, json.dumps({"trials": trials}) + "\n")
     outcome = write_tables(folder, plan, results)
     write_report(folder, plan, results, outcome["winner"])
     return outcome

@@ -45,8 +45,6 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
         picture = plot_figure(search / "figures" / f"{plot.name}.png", plot)
         parts.append(markup.section(plot.heading, framed_figure(picture)))
         charts[plot.name] = {"caption": plot.caption, "panels": [_chart(p) for p in plot.panels]}
-        if plot.name == "coordinates":
-            charts[plot.name] = figures.coordinates_chart(plan, scored, plot.caption)
     parts.append(_table(plan, results))
     parts.append(settings_section({k: v for k, v in content.items() if k != "data"}))
     parts += [markup.data_block("charts", charts), plotly_block()]

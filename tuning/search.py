@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from strokeseg_tf.pipeline import usable_studies
 from tfrecord_tools.errors import InputError
 from tuning.lock import search_lock
 from tuning.oracles import OBJECTIVE, build_oracle
-from tuning.outcome import conclude
+from tuning.outcome import conclude, is_finished
 from tuning.plan import Plan, check_plan, open_search
 from tuning.results import is_default, read_results
 from tuning.search_space import apply_values
@@ -23,6 +24,8 @@ from tuning.trial import run_trial
 
 #: Seconds between two requests for a trial where the oracle had none yet.
 PAUSE_SECONDS = 0.5
+#: Seconds that a worker has to end when the search has.
+POLITE_SECONDS = 10
 
 
 class TrialRunner(BaseTuner):
@@ -128,6 +131,7 @@ def search(
     content = plan.content(shards)
     if part == "worker":
         runner = TrialRunner(build_oracle(plan, trials), folder, plan, shards, content, on_trial)
+        _leave_when_finished(folder, trials)
         _run(runner, None)
         return None
     with search_lock(folder):
@@ -135,8 +139,9 @@ def search(
         oracle = build_oracle(plan, trials, workers if part == "chief" else ())
         runner = TrialRunner(oracle, folder, plan, shards, on_trial=on_trial)
         oracle.reload()
-        _run(runner, oracle)
-        return conclude(folder, plan)
+        if not (oracle.is_done or is_finished(folder, trials)):
+            _run(runner, oracle)
+        return conclude(folder, plan, trials)
 
 
 def check_search(shards, plan: Plan, trials: int) -> None:
@@ -152,6 +157,18 @@ def check_search(shards, plan: Plan, trials: int) -> None:
     for view in views:
         split = f"{view}-train" if view else training.train_split
         usable_studies(shards, split, plan.modalities, training.rater)
+
+
+def _leave_when_finished(folder: Path, trials: int) -> None:
+    """End a worker whose chief has ended well; asking it for a trial would take an hour to fail."""
+
+    def watch():
+        while not is_finished(folder, trials):
+            time.sleep(PAUSE_SECONDS)
+        time.sleep(POLITE_SECONDS)  # In which it ends by itself, if it has heard from the chief.
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(runner, oracle) -> None:

@@ -53,6 +53,7 @@ def model_card(run: Run, network, description: Mapping, evaluation: Path | None 
             "splits": _split_sizes(environment, splits, config.training),
             "phantom": _is_phantom(splits),
             "settings": config.to_dict(),
+            "search": environment.get("search"),
             **_history(run),
         },
         "evaluation": (

@@ -143,7 +143,20 @@ def _training_data(training: Mapping) -> list[str]:
         f"- Reference: the masks of rater {rater_title(escape(settings['rater']))}.",
         f"- Epochs: {_epochs(training, settings)}; batches of {settings['batch_size']} slices; "
         f"seed {settings['seed']}.",
+        *_search(training.get("search")),
         "- Every setting is in `model_card.json`.",
+    ]
+
+
+def _search(origin: Mapping | None) -> list[str]:
+    """Where the settings come from, if a search has found them."""
+    if not origin:
+        return []
+    values = ", ".join(f"{escape(name)} {value}" for name, value in origin["values"].items())
+    return [
+        f"- Settings: trial {escape(origin['trial'])} of the search `{escape(origin['name'])}` "
+        f"({escape(origin['tuner'])}; {values or 'the default'}), which had a validation Dice of "
+        f"{origin['score']:.3f} there."
     ]
 
 
