@@ -10,9 +10,13 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def __getattr__(name):
-    """`strokeseg_tf.scores`: loaded when asked for, and without TensorFlow."""
+    """`strokeseg_tf.scores`, without TensorFlow, and `Predictor`: loaded when asked for."""
     if name == "scores":
         from strokeseg_tf.evaluation.scores import scores
 
         return scores
+    if name == "Predictor":
+        from strokeseg_tf.prediction.predictor import Predictor
+
+        return Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

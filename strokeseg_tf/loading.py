@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from strokeseg_tf.prediction.ensemble import check_members, combine
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.serving.endpoint import is_address, parse_endpoint
 from strokeseg_tf.serving.layout import DESCRIPTION, read_description, versions_of
@@ -41,8 +42,11 @@ class SavedModelPredictor:
                 f"{folder} is no model of this package: serving_default takes "
                 f"{', '.join(inputs)}; name what strokeseg-tf export wrote"
             )
-        if threshold is None and (Path(folder) / DESCRIPTION).is_file():
-            threshold = read_description(Path(folder))["threshold"]
+        self.training_data = None
+        if (Path(folder) / DESCRIPTION).is_file():
+            description = read_description(Path(folder))
+            self.training_data = description.get("training_data")
+            threshold = description["threshold"] if threshold is None else threshold
         self.threshold = 0.5 if threshold is None else threshold
         self.version = int(Path(folder).name) if Path(folder).name.isdecimal() else None
 
@@ -89,10 +93,41 @@ def load_predictor(model, *, threshold=None, connection=None):
                 "(saved_model.pb); name what strokeseg-tf fit or export wrote"
             )
         return load_predictor(path / str(versions[-1]), threshold=threshold)
-    from strokeseg_tf.prediction.network import NetworkPredictor
+    return _load_run(Run(path), threshold) if path.is_dir() else _load_file(path, threshold)
 
-    if path.is_dir():
-        run = Run(path)
-        threshold = run.read_threshold() if threshold is None else threshold
-        path = run.model_file
-    return NetworkPredictor(load_network(path), threshold=0.5 if threshold is None else threshold)
+
+def _load_run(run: Run, threshold):
+    augmentation = run.read_config().augmentation
+    return _load_file(
+        run.model_file,
+        run.read_threshold() if threshold is None else threshold,
+        training_data=run.read_training_data(),
+        flips=augmentation.flips if augmentation.probability else "none",
+    )
+
+
+def _load_file(path: Path, threshold, **known):
+    from strokeseg_tf.prediction.network import NetworkPredictor
+    from strokeseg_tf.serving.inference import inference_network
+
+    network = inference_network(load_network(path))
+    return NetworkPredictor(network, threshold=0.5 if threshold is None else threshold, **known)
+
+
+def load_predictors(models, *, vote=False, mirrored=False, threshold=None, connection=None):
+    """Load one model or several as one predictor; see `load_predictor` for each.
+
+    Args:
+        models: At least one.
+        vote: See `strokeseg_tf.prediction.ensemble.Ensemble`, as for `mirrored`.
+        mirrored: Predict each study in mirrors too.
+        threshold: Probability above which a voxel is lesion; by default the mean of the models'
+            own; in a vote that of each model.
+        connection: See `load_predictor`.
+
+    Raises:
+        InputError: See `load_predictor`; a vote of fewer than three.
+    """
+    check_members(models, vote)
+    members = [load_predictor(m, threshold=threshold, connection=connection) for m in models]
+    return combine(members, vote=vote, mirrored=mirrored)

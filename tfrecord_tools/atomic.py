@@ -58,7 +58,7 @@ def new_folder(out: str | Path, overwrite: bool = False, *, marker: str) -> Iter
     try:
         partial.chmod(0o777 & ~_umask())
         yield partial
-        _replace(partial, out)
+        replace_output(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -99,7 +99,7 @@ def resumable_folder(out: str | Path, overwrite: bool = False, *, marker: str) -
     _tidy(work, out)
     check_free(out, overwrite, marker=marker)
     work.mkdir(parents=True, exist_ok=True)
-    with _locked(work, out):
+    with locked(work, out):
         resumed = _holds_anything(work)
         try:
             (work / NEW).mkdir(exist_ok=True)
@@ -109,15 +109,15 @@ def resumable_folder(out: str | Path, overwrite: bool = False, *, marker: str) -
             _publish(work, out)
         except InputError as error:
             if not resumed:
-                _remove(work)
+                remove_whole(work)
                 raise
             raise InputError(f"{error}; what was finished before is kept in {work}") from error
         except BaseException:
             shutil.rmtree(work / UNFINISHED, ignore_errors=True)
             if not _holds_anything(work):
-                _remove(work)
+                remove_whole(work)
             raise
-        _remove(work)
+        remove_whole(work)
 
 
 def _holds_anything(work: Path) -> bool:
@@ -141,14 +141,14 @@ def _tidy(work: Path, out: Path) -> None:
         shutil.rmtree(removed, ignore_errors=True)
     if not work.is_dir():
         return
-    with _locked(work, out):
+    with locked(work, out):
         if (work / OLD).exists() and not out.exists():
             os.replace(work / OLD, out)
         elif not (work / NEW).exists():  # It has become the output.
-            _remove(work)
+            remove_whole(work)
 
 
-def _remove(work: Path) -> None:
+def remove_whole(work: Path) -> None:
     """Remove a work folder; renamed first, so that nobody takes up the half of it."""
     removed = work.with_name(f"{work.name}.{os.getpid()}.removed")
     os.replace(work, removed)
@@ -156,7 +156,7 @@ def _remove(work: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(work: Path, out: Path) -> Iterator[None]:
+def locked(work: Path, out: Path) -> Iterator[None]:
     """Keep other processes out; the lock falls with the process, however it ends."""
     with open(work / LOCK, "a") as file:
         try:
@@ -174,7 +174,8 @@ def _locked(work: Path, out: Path) -> Iterator[None]:
         yield
 
 
-def _replace(partial: Path, out: Path) -> None:
+def replace_output(partial: Path, out: Path) -> None:
+    """Rename a finished folder to `out`; what stood there goes in the same moment."""
     if not out.exists():
         os.replace(partial, out)
         return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tfrecord_tools.atomic import check_free, new_folder
-from tfrecord_tools.dicom_choice import pick
+from tfrecord_tools.dicom_choice import Picked, pick
 from tfrecord_tools.dicom_files import DicomFile, DicomTree, find_dicom
 from tfrecord_tools.dicom_output import (
     OUT_LAYOUTS,
@@ -58,6 +58,7 @@ def convert_dicom(
     overwrite: bool = False,
     timeout_s: float = 300,
     on_step: Callable[[int, int], None] | None = None,
+    on_study: Callable[[str, Picked], None] | None = None,
 ) -> DicomReport:
     """Convert all DICOM studies below a folder; the output appears whole or not at all.
 
@@ -74,6 +75,8 @@ def convert_dicom(
             `sub-X/[ses-Y/]dwi/sub-X_[ses-Y_]rec-{ADC,TRACE}_dwi.nii.gz`; JSON beside each image.
         overwrite: Whether an earlier output may be replaced.
         timeout_s: Seconds that dcm2niix may take for one series.
+        on_study: Called with the name and the images of each study in the layout `foscal`; they
+            know the DICOM files they come from, which nothing that is written does.
         on_step: Called with (done, total); a file counts when it is read and when it is converted.
 
     Returns:
@@ -108,6 +111,8 @@ def convert_dicom(
                     images = write_images(picked, folder / name, files)
                     studies.append(ConvertedStudy(name, name, len(files), images, remarks))
                     patients.append(files[0].patient)
+                    if on_study:
+                        on_study(name, picked)
                 else:
                     failed[_label(number, files)] = "; ".join(remarks) or (
                         "none of its series is diffusion-weighted or an ADC map"

@@ -43,6 +43,12 @@ class Picked:
         return dwi if self.adc is None else {"adc": self.adc} | dwi
 
     @property
+    def sources(self) -> dict[str, tuple[DicomFile, ...]]:
+        """The files on whose grid each image lies, by modality; a derived ADC has those of DWI."""
+        volumes = {"adc": self.adc_source or self.dwi, "dwi": self.dwi}
+        return {modality: volumes[modality].files for modality in self.images}
+
+    @property
     def files(self) -> tuple[DicomFile, ...]:
         """The files of DWI, or of ADC where there is no DWI."""
         return (self.dwi or self.adc_source).files

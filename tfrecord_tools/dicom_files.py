@@ -171,13 +171,27 @@ def _walk(source: Path) -> list[Path]:
     return sorted(path for path in paths if path.is_file())
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does; no file, or one that cannot be read, does not."""
+    try:
+        with open(path, "rb") as file:
+            return _begins_as_dicom(file.read(132))[0]
+    except OSError:
+        return False
+
+
+def _begins_as_dicom(start: bytes) -> tuple[bool, bool]:
+    """Whether the first 132 bytes of a file are those of DICOM, and whether without a preamble."""
+    # Old files begin with the first element of group 8, without a preamble.
+    bare = start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
+    return bare or start[128:] == b"DICM", bare
+
+
 def _read_header(path: Path) -> tuple[Dataset | None, int]:
     """The header without the voxels, and the bytes after it; None where this is not DICOM."""
     with open(path, "rb") as file:
-        start = file.read(132)
-        # Old files begin with the first element of group 8, without a preamble.
-        bare = start[:2] == b"\x08\x00" and start[3:4] == b"\x00"
-        if start[128:] != b"DICM" and not bare:
+        begins, bare = _begins_as_dicom(file.read(132))
+        if not begins:
             return None, 0
         file.seek(0)
         header = pydicom.dcmread(file, stop_before_pixels=True, force=bare)

@@ -121,7 +121,7 @@ def read_files(files: StudyFiles, adc_unit: str = "auto") -> Reading:
     scale = adc_grid = median = None
     for modality, volume in volumes.items():
         with _collecting(faults):
-            images[modality] = _image_on(main, volume)
+            images[modality] = image_on(main, volume)
     brain = find_brain(images) if images else None
     if "adc" in images:
         median = median_adc(images["adc"], brain)
@@ -170,6 +170,17 @@ def _silent_nibabel():
 
 def _read_image(path: Path) -> Volume:
     volume = _read(path)
+    check_image(volume)
+    return volume
+
+
+def check_image(volume: Volume) -> None:
+    """Refuse an image that shows nothing or holds what is no number.
+
+    Raises:
+        BadFile: It does.
+    """
+    path = volume.path
     low, high = volume.range
     if not np.isfinite((low, high)).all():
         bad = int(volume.voxels.size - np.isfinite(volume.voxels).sum())
@@ -182,7 +193,6 @@ def _read_image(path: Path) -> Volume:
             *("constant", path, f"is constant ({low:g} everywhere) and shows nothing"),
             "export the image again or leave the study out",
         )
-    return volume
 
 
 def _read_mask(path: Path) -> Volume:
@@ -219,8 +229,12 @@ def _declares_4d(path: Path) -> bool:
         return False
 
 
-def _image_on(main: Volume, volume: Volume) -> np.ndarray:
-    """An image as slices on the grid of the study's main one."""
+def image_on(main: Volume, volume: Volume) -> np.ndarray:
+    """An image as slices on the grid of the study's main one.
+
+    Raises:
+        BadFile: Both have no place in common.
+    """
     if volume.grid.agrees(main.grid):
         return main.grid.to_slices(volume.voxels)
     image = resample(volume.voxels, volume.grid, main.grid, order=1)

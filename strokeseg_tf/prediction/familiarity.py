@@ -4,7 +4,7 @@ A run keeps the range of a few plain features over its training studies (`traini
 A study is unlike them where a feature lies more than a factor beyond that range.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -84,3 +84,19 @@ def unfamiliar(features: Mapping[str, float], training: Mapping) -> dict[str, st
         if not low / factor <= value <= high * factor:
             found[name] = f"{value:.3g}, in training {low:.3g} to {high:.3g}"
     return found
+
+
+def narrowest(trainings: Sequence[Mapping]) -> dict | None:
+    """The ranges that lie within those of all models of an ensemble; None where none has any."""
+    if not trainings:
+        return None
+    names = dict.fromkeys(name for training in trainings for name in training["features"])
+    ranges = {name: [t["features"][name] for t in trainings if name in t["features"]]
+              for name in names}  # fmt: skip
+    return {
+        "studies": min(training["studies"] for training in trainings),
+        "features": {
+            name: [max(low for low, _ in ends), min(high for _, high in ends)]
+            for name, ends in ranges.items()
+        },
+    }

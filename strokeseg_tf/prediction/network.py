@@ -17,6 +17,9 @@ class NetworkPredictor:
         model: A network of `strokeseg_tf.models` that gives logits.
         threshold: Probability above which a voxel is lesion.
         batch_size: Slices that go through the network at once.
+        training_data: What its training studies look like, where that is known; see
+            `strokeseg_tf.prediction.familiarity.summarise`.
+        flips: Those it has learnt with, see `strokeseg_tf.config.AugmentationSettings`.
     """
 
     #: Only exports are numbered.
@@ -24,9 +27,11 @@ class NetworkPredictor:
     #: Studies at a time that keep it busy: one takes all cores.
     parallel = 1
 
-    def __init__(self, model, *, threshold=0.5, batch_size=8):
+    def __init__(
+        self, model, *, threshold=0.5, batch_size=8, training_data=None, flips="left_right"
+    ):
         self.modalities = modalities_of(model)
-        self.threshold = threshold
+        self.threshold, self.training_data, self.flips = threshold, training_data, flips
         self.size = next(iter(model.input.values())).shape[1]
         self._batch_size = batch_size
         self._forward = tf.function(
