@@ -34,7 +34,8 @@ def main(argv=None) -> int:
             raise
         traceback.print_exc()
         status = 1
-    if REMOTE in sys.modules:
+    if REMOTE in sys.modules or (status and "TF_CONFIG" in os.environ):
+        # In a cluster TensorFlow would wait for the other workers first.
         _leave(status)
     return status
 

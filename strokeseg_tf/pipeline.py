@@ -119,7 +119,15 @@ def _preprocess_pair(pair, modalities, rater, size):
 
 
 def training_batches(
-    slices, *, modalities, augmentation, seed, batch_size, epochs, lesion_free_share=1.0
+    slices,
+    *,
+    modalities,
+    augmentation,
+    seed,
+    batch_size,
+    epochs,
+    lesion_free_share=1.0,
+    share=(0, 1),
 ):
     """Shuffled, augmented batches, epoch after epoch.
 
@@ -131,6 +139,7 @@ def training_batches(
         batch_size: Slice pairs a batch; what does not fill one is left to another epoch.
         epochs: `range` of the epochs to give.
         lesion_free_share: Share of the slices without lesion that each epoch draws anew.
+        share: `(index, count)`: which of so many equal parts of every batch to give.
 
     Returns:
         `(dataset, steps)`: a `tf.data.Dataset` of `({modality: images}, {modality: masks})`,
@@ -139,8 +148,10 @@ def training_batches(
     has_lesion = slices.masks.any(axis=(1, 2, 3))
     lesion, lesion_free = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
     drawn = max(round(lesion_free_share * len(lesion_free)), int(not len(lesion)))
-    batch_size = min(batch_size, len(lesion) + drawn)
+    index, count = share
+    batch_size = min(batch_size, (len(lesion) + drawn) // count * count)
     steps = (len(lesion) + drawn) // batch_size
+    part = slice(batch_size * index // count, batch_size * (index + 1) // count)
     augment = build_augmenter(augmentation, seed)
 
     def order(epoch):
@@ -150,7 +161,8 @@ def training_batches(
 
     def batches_of(epoch):
         indices = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
-        indices = tf.data.Dataset.from_tensor_slices(tf.reshape(indices, (steps, batch_size)))
+        indices = tf.reshape(indices, (steps, batch_size))[:, part]
+        indices = tf.data.Dataset.from_tensor_slices(indices)
         return indices.map(lambda batch: (epoch, batch))
 
     def load(epoch, batch):
@@ -160,7 +172,7 @@ def training_batches(
         # A call a batch: entering Python from TensorFlow, and joining, cost as much as a pair.
         types = [tf.float32] * 2 * len(modalities)
         planes = tf.numpy_function(load, [epoch, batch], types, stateful=False)
-        shape = (batch_size, *slices.images.shape[1:3], 1)
+        shape = (part.stop - part.start, *slices.images.shape[1:3], 1)
         planes = [tf.ensure_shape(plane, shape) for plane in planes]
         images, masks = planes[: len(modalities)], planes[len(modalities) :]
         return dict(zip(modalities, images, strict=True)), dict(zip(modalities, masks, strict=True))

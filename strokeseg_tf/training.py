@@ -12,6 +12,13 @@ import keras
 from strokeseg_tf.config import Config
 from strokeseg_tf.data_cache import DataCache
 from strokeseg_tf.engine.callbacks import AveragedWeights, EpochLogs
+from strokeseg_tf.engine.distribution import (
+    build_strategy,
+    check_batch_size,
+    read_cluster,
+    scope,
+    train,
+)
 from strokeseg_tf.engine.fused_norm import fuse_norms
 from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.engine.precision import precision
@@ -60,7 +67,8 @@ def fit(
         origin: What search the settings come from, for `environment.json`.
 
     Returns:
-        The history: a dictionary for each epoch.
+        The history: a dictionary for each epoch; empty on workers but the first, which write
+        nothing (see `strokeseg_tf.engine.distribution`).
 
     Raises:
         InputError: No usable data, an existing run, or one that cannot be resumed.
@@ -73,22 +81,30 @@ def fit(
     if settings.fold is None and not info.splits.get(split):
         split = settings.train_split
     usable_studies(shards, split, modalities, settings.rater)
-    history = _open_run(run, config, resume, overwrite)
+    cluster = read_cluster()
+    history = _open_run(run, config, resume, overwrite, cluster)
+    strategy = build_strategy(cluster)
+    check_batch_size(settings.batch_size, cluster, strategy)
     if len(history) < settings.epochs:
-        _write_environment(run, info, origin)
         cache = cache or DataCache(shards)
-        run.write_training_data(
-            cache.description(settings.train_split, modalities=modalities, rater=settings.rater)
-        )
-        history = _train(cache, run, config, split, history, verbose, callbacks)
+        if cluster.writes:
+            _write_environment(run, info, origin)
+            run.write_training_data(
+                cache.description(settings.train_split, modalities=modalities, rater=settings.rater)
+            )
+        devices = cluster, strategy
+        history = _train(cache, run, config, split, history, verbose, callbacks, devices)
+    if not cluster.writes:
+        return []
     if settings.threshold is None and not run.threshold_file.is_file():
         best = NetworkPredictor(load_network(run.model_file))
         run.write_threshold(choose_threshold(best, shards, split, settings.rater))
     return history
 
 
-def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, callbacks):
+def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, callbacks, devices):
     """Train from where `history` ends; the whole history."""
+    cluster, strategy = devices
     settings, modalities = config.training, config.model.modalities
     keras.utils.set_random_seed(settings.seed)
     slices = cache.slices(
@@ -105,8 +121,9 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
         batch_size=settings.batch_size,
         epochs=range(len(history), settings.epochs),
         lesion_free_share=settings.lesion_free_share,
+        share=(cluster.index, cluster.count),
     )
-    with precision(settings.precision):
+    with precision(settings.precision), scope(strategy):
         network = build_model(config.model)
         # The network itself stays as it is: saved, it needs no custom object to load.
         trainer = fuse_norms(network)
@@ -117,27 +134,28 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
         recorder.restore(trainer)
     predictor = NetworkPredictor(trainer, threshold=settings.metric_threshold)
     studies = cache.studies(predictor, split, settings.rater)
-    trainer.fit(
+    validation = StudyValidation(predictor, build_loss(config.loss), studies)
+    board = keras.callbacks.TensorBoard(run.logs, write_graph=False)
+    averaged, logs = AveragedWeights(swapped=bool(history)), EpochLogs()
+    writing = [averaged, validation, logs, recorder, board, *callbacks]
+    train(
+        trainer,
         batches,
-        steps_per_epoch=steps,
+        strategy=strategy,
+        cluster=cluster,
+        steps=steps,
         epochs=settings.epochs,
         initial_epoch=len(history),
-        shuffle=False,
         verbose=verbose,
-        callbacks=[
-            AveragedWeights(swapped=bool(history)),
-            StudyValidation(predictor, build_loss(config.loss), studies),
-            EpochLogs(),
-            recorder,
-            keras.callbacks.TensorBoard(run.logs, write_graph=False),
-            *callbacks,
-        ],
+        callbacks=writing if cluster.writes else [averaged, logs],
     )
     return recorder.history
 
 
-def _open_run(run: Run, config: Config, resume, overwrite) -> list[dict]:
+def _open_run(run: Run, config: Config, resume, overwrite, cluster) -> list[dict]:
     """Prepare the run folder; the history so far where a run goes on."""
+    if not cluster.writes:
+        return read_history(run) if resume else []
     if resume and run.config_file.is_file():
         before = run.read_config()
         if before != config:

@@ -49,6 +49,9 @@ def run(arguments):
             overwrite=arguments.overwrite,
             verbose=verbose,
         )
+    if not history:
+        remark(f"this worker is done; the first one writes {arguments.folder}")
+        return
     best = max(history, key=mean_dice)
     columns = [c for c in best if c == "epoch" or c.startswith("val_")]
     remark(f"best of {len(history)} epochs by mean validation Dice:")

@@ -1,0 +1,191 @@
+"""Training on several devices and machines: synchronous, data-parallel, in TensorFlow.
+
+All GPUs of one machine are used through `MirroredStrategy`. Several machines (or processes) are
+told of one another by `TF_CONFIG`, as TensorFlow and its job schedulers do it, and train through
+`MultiWorkerMirroredStrategy`; each worker makes and learns its part of every batch, and the first
+one validates and writes the run folder.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+
+import keras
+
+from tfrecord_tools.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The workers that train together.
+
+    Attributes:
+        count: How many there are.
+        index: Which of them this process is, from 0; the first writes the run folder.
+    """
+
+    count: int = 1
+    index: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether this worker validates and writes."""
+        return self.index == 0
+
+
+def read_cluster(environment: Mapping = os.environ) -> Cluster:
+    """The cluster that the environment variable `TF_CONFIG` describes; one worker without it.
+
+    Raises:
+        InputError: It is no such description.
+    """
+    text = environment.get("TF_CONFIG")
+    if not text:
+        return Cluster()
+    try:
+        content = json.loads(text)
+        addresses = content["cluster"]
+        if set(addresses) - {"chief", "worker"}:
+            raise ValueError(f"tasks other than chief and worker: {', '.join(addresses)}")
+        chiefs, workers = len(addresses.get("chief", [])), len(addresses.get("worker", []))
+        task, index = content["task"]["type"], int(content["task"]["index"])
+        position = {"chief": index, "worker": chiefs + index}[task]
+        if not 0 <= index < {"chief": chiefs, "worker": workers}[task]:
+            raise ValueError(f"there is no {task} {index}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the environment variable TF_CONFIG does not describe a cluster ({error}); write "
+            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
+        ) from error
+    return Cluster(chiefs + workers, position)
+
+
+def build_strategy(cluster: Cluster):
+    """TensorFlow's strategy for the cluster and this machine's GPUs; None for a single device.
+
+    Several workers wait here for each other.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    if cluster.count > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    several = len(tf.config.list_physical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else None
+
+
+def scope(strategy):
+    """Where the network and its optimiser are made."""
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def check_batch_size(batch_size: int, cluster: Cluster, strategy) -> None:
+    """The batch must be the same for all devices: then all their gradients weigh the same.
+
+    Raises:
+        InputError: It cannot be divided.
+    """
+    devices = strategy.num_replicas_in_sync if strategy else 1
+    if batch_size % devices:
+        raise InputError(
+            f"batches of {batch_size} slice pairs cannot be shared by {devices} devices on "
+            f"{cluster.count} workers; give a --batch-size that is a multiple of {devices}"
+        )
+
+
+def train(trainer, batches, *, strategy, cluster, steps, epochs, initial_epoch, verbose, callbacks):
+    """`trainer.fit`, on whatever devices there are.
+
+    Keras 3 cannot fit under `MultiWorkerMirroredStrategy` (keras #20585): there the steps are made
+    here, with the same callbacks.
+
+    Args:
+        trainer: Compiled model, made in the strategy's scope.
+        batches: `tf.data.Dataset` of this worker's part of the batches.
+        strategy: Of `build_strategy`.
+        cluster: See there.
+        steps: Steps an epoch.
+        epochs: Epochs in all.
+        initial_epoch: Epochs already made.
+        verbose: As in `keras.Model.fit`; workers that write nothing are silent.
+        callbacks: Keras callbacks.
+    """
+    if cluster.count == 1:
+        trainer.fit(
+            batches,
+            steps_per_epoch=steps,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            shuffle=False,
+            verbose=verbose,
+            callbacks=callbacks,
+        )
+        return
+    with _telling_of_lost_workers():
+        _make_steps(
+            trainer,
+            batches,
+            strategy,
+            steps,
+            epochs,
+            initial_epoch,
+            callbacks,
+            verbose=verbose if cluster.writes else 0,
+        )
+
+
+@contextlib.contextmanager
+def _telling_of_lost_workers():
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if "ollective" not in str(error):
+            raise
+        raise InputError(
+            "another worker stopped or cannot be reached any more; start all workers again with "
+            "--resume, which goes on after the last finished epoch"
+        ) from error
+
+
+def _make_steps(trainer, batches, strategy, steps, epochs, initial_epoch, callbacks, *, verbose):
+    callbacks = keras.callbacks.CallbackList(
+        callbacks,
+        add_progbar=verbose != 0,
+        model=trainer,
+        verbose=verbose,
+        epochs=epochs,
+        steps=steps,
+    )
+    # Keras would set it in `fit`.
+    trainer.stop_training = False
+    step = _build_step(trainer, strategy)
+    iterator = iter(strategy.distribute_datasets_from_function(lambda _: batches))
+    callbacks.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        trainer.reset_metrics()
+        callbacks.on_epoch_begin(epoch)
+        for number in range(steps):
+            callbacks.on_train_batch_begin(number)
+            logs = step(next(iterator))
+            callbacks.on_train_batch_end(number, logs)
+        callbacks.on_epoch_end(epoch, dict(logs))
+        if trainer.stop_training:
+            break
+    callbacks.on_train_end()
+
+
+def _build_step(trainer, strategy):
+    """A function: a distributed batch -> the metrics since the epoch began, over all workers."""
+    import tensorflow as tf
+
+    @tf.function
+    def step(batch):
+        strategy.run(trainer.train_step, args=(batch,))
+        return trainer.get_metrics_result()
+
+    return lambda batch: {name: float(value) for name, value in step(batch).items()}

@@ -1,0 +1,132 @@
+"""Training by several workers: real processes on this machine, told of one another by TF_CONFIG."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from strokeseg_tf.config import SMALL
+from strokeseg_tf.engine.distribution import Cluster, read_cluster
+from strokeseg_tf.engine.history import read_history
+from strokeseg_tf.runs import Run
+from tfrecord_tools.errors import InputError
+
+WORKERS = {"worker": ["one:1", "two:1", "three:1"]}
+
+
+def tf_config(cluster, task, index):
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": task, "index": index}})}
+
+
+def test_without_a_cluster_there_is_one_worker():
+    assert read_cluster({}) == Cluster(1, 0) and read_cluster({}).writes
+
+
+def test_workers_are_numbered_and_the_first_writes():
+    clusters = [read_cluster(tf_config(WORKERS, "worker", i)) for i in range(3)]
+    assert clusters == [Cluster(3, 0), Cluster(3, 1), Cluster(3, 2)]
+    assert [cluster.writes for cluster in clusters] == [True, False, False]
+
+
+def test_a_chief_comes_before_the_workers():
+    addresses = WORKERS | {"chief": ["zero:1"]}
+    assert read_cluster(tf_config(addresses, "chief", 0)) == Cluster(4, 0)
+    assert read_cluster(tf_config(addresses, "worker", 2)) == Cluster(4, 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "3",
+        "[]",
+        '{"cluster": {}}',
+        tf_config(WORKERS, "worker", 3)["TF_CONFIG"],
+        tf_config(WORKERS, "worker", -1)["TF_CONFIG"],
+        tf_config(WORKERS, "ps", 0)["TF_CONFIG"],
+        tf_config(WORKERS | {"ps": ["four:1"]}, "worker", 0)["TF_CONFIG"],
+    ],
+)
+def test_what_describes_no_cluster_is_refused_by_name(text):
+    with pytest.raises(InputError, match="TF_CONFIG"):
+        read_cluster({"TF_CONFIG": text})
+
+
+TINY = SMALL.replace(
+    model={"filters": [3, 4], "bottleneck": 4, "image_size": 32},
+    optimiser={"ema_momentum": 0.9},
+    training={"epochs": 2, "batch_size": 8},
+)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start_workers(count, shards, run, config, *options):
+    """`strokeseg-tf fit` in so many processes; in one without TF_CONFIG."""
+    config_file = run.with_suffix(".json")
+    config_file.write_text(json.dumps(config.to_dict()))
+    command = [sys.executable, "-m", "strokeseg_tf.cli", "fit", shards, "--run", run, *options]
+    command += ["--config", config_file]
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
+    return [
+        subprocess.Popen(
+            list(map(str, command)),
+            env=os.environ | (tf_config(cluster, "worker", index) if count > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def end_well(workers):
+    for worker in workers:
+        _, errors = worker.communicate(timeout=200)
+        assert worker.returncode == 0, errors
+
+
+def weights_of(run):
+    return keras.saving.load_model(run / "model.keras", compile=False).get_weights()
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one_and_go_on_after_one_was_killed(shards, tmp_path):
+    """The same batches, statistics over the whole batch: the same weights to 1e-4."""
+    alone, together, killed = (tmp_path / name for name in ("alone", "together", "killed"))
+    end_well(start_workers(1, shards, alone, TINY))
+    end_well(start_workers(2, shards, together, TINY))
+    for one, other in zip(weights_of(alone), weights_of(together), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4)
+    for one, other in zip(*(read_history(Run(r)) for r in (alone, together)), strict=True):
+        assert other == pytest.approx(one | {"seconds": other["seconds"]}, rel=1e-3, abs=1e-3)
+
+    longer = TINY.replace(training={"epochs": 40})
+    first, second = start_workers(2, shards, killed, longer)
+    deadline = time.monotonic() + 120
+    while not Run(killed).history_file.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(second.pid, signal.SIGKILL)
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 2
+    assert "another worker" in errors.splitlines()[-1]
+    second.communicate()
+    before = len(read_history(Run(killed)))
+    assert 1 <= before < 40
+    end_well(start_workers(2, shards, killed, longer, "--resume"))
+    assert len(read_history(Run(killed))) == 40
