@@ -15,7 +15,9 @@ from pathlib import Path
 
 import strokeseg_tf  # noqa: F401  # First: it says how TensorFlow is to compute.
 from strokeseg_tf.config import SMALL
+from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.loading import load_predictor
+from strokeseg_tf.runs import Run
 from strokeseg_tf.training import fit
 from strokeseg_tf.validation import validate
 from tfrecord_tools import phantom_lesions
@@ -102,6 +104,15 @@ def _tell(result) -> None:
           result["values"], flush=True)  # fmt: skip
 
 
+def tracing(work: Path) -> list[float]:
+    """What the first epoch of each trial takes longer than its others: TensorFlow's tracing."""
+    histories = [
+        [row["seconds"] for row in read_history(Run(path.parent))]
+        for path in sorted((work / "search").glob("trial_*/*/history.csv"))
+    ]
+    return [seconds[0] - statistics.median(seconds[1:]) for seconds in histories]
+
+
 def overhead(work: Path, trials: int, epochs: int, tuner: str) -> None:
     """Of each trial's wall time, what lies outside of its epochs."""
     cohort, shards = work / "cohort", work / "shards"
@@ -118,6 +129,7 @@ def overhead(work: Path, trials: int, epochs: int, tuner: str) -> None:
     shares = [1 - used / result["seconds"] for used, result in zip(inside, results, strict=True)]
     print(f"{trials} trials of {statistics.median(r['seconds'] for r in results):.0f} s:")
     print(f"outside of epochs, of a trial: {', '.join(f'{share:.1%}' for share in shares)}")
+    print(f"first epoch beyond the others: {', '.join(map('{:.1f} s'.format, tracing(work)))}")
     print(f"of the whole search, data and report included: {1 - sum(inside) / whole:.1%}")
 
 

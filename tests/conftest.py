@@ -1,7 +1,9 @@
 """What the tests share: quiet imports, a phantom cohort, its shards, and the real cases."""
 
 import os
+import shutil
 import signal
+import subprocess
 
 # Started in the background, a shell's children ignore Ctrl-C, and so would those of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,3 +50,19 @@ def real_data() -> Path:
 def isles22(real_data) -> Path:
     """The three real ISLES'22 cases."""
     return real_data / "isles22"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 kB, and a function to mount it with other options."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system")
+
+    def remount(options):
+        subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
+
+    yield place, remount
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -301,22 +301,6 @@ def test_a_second_conversion_to_the_same_output_is_refused(cohort, shards, tmp_p
 # No room
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 kB, and a function to mount it with other options."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this user may not mount a file system")
-
-    def remount(options):
-        subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
-
-    yield place, remount
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_full_disk_is_one_sentence_and_loses_nothing(cohort, shards, small_disk, jobs):
     place, remount = small_disk

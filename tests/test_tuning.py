@@ -1,5 +1,6 @@
 """The search: trials are runs, what fails is recorded, the winner is one that `fit` takes."""
 
+import contextlib
 import csv
 import json
 import os
@@ -13,10 +14,14 @@ import pytest
 
 from strokeseg_tf.cli import main
 from strokeseg_tf.config import SMALL, read_config
+from strokeseg_tf.data_cache import DataCache
 from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.runs import Run
 from tfrecord_tools.conversion import convert
+from tuning.plan import Plan
 from tuning.results import read_results
+from tuning.search_space import default_space, searched_config
+from tuning.trial import run_trial
 
 TINY = {
     "model": {
@@ -242,3 +247,69 @@ def test_workers_and_their_chief_may_be_killed(victim, shards, config, tmp_path)
         if name.split("/")[0].removeprefix("trial_") in finished:
             assert after[name] == before[name], "a finished trial ran again"
     assert all(epochs == 2 for _, epochs in after.values())
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_loses_nothing(shards, config, small_disk):
+    place, remount = small_disk
+    remount("size=30m")
+    folder = place / "search"
+    line = tune(shards, folder, config, "--trials", 2, "--repeats", 1, "--tuner", "random")
+    process = start(line)
+    wait_for(folder, "trial_default-0/result.json", process)
+    with contextlib.suppress(OSError), open(place / "filler", "wb") as filler:
+        while True:
+            filler.write(b"0" * 4096)
+            filler.flush()
+    before = epochs_written(folder)["trial_default-0/seed0/history.csv"]
+    assert process.wait(300) == 2
+    last = process.stderr.read().decode().splitlines()[-1]
+    assert "No space left on device" in last and "--resume" in last
+    (place / "filler").unlink()
+    assert main([*line, "--resume"]) == 0
+    results = read_results(folder)
+    assert [(r["trial"], r["status"]) for r in results] == [
+        ("default-0", "complete"), ("0", "complete"), ("1", "complete")
+    ]  # fmt: skip
+    assert epochs_written(folder)["trial_default-0/seed0/history.csv"] == before
+
+
+@pytest.mark.slow
+def test_hyperband_goes_on_with_what_it_promotes(shards, config, tmp_path):
+    folder = tmp_path / "search"
+    line = tune(shards, folder, config, "--tuner", "hyperband", "--epochs", 3, "--trials", 4)
+    assert main([*line, "--repeats", "0"]) == 0
+    results = {r["trial"]: r for r in read_results(folder)}
+    assert [len(results[str(n)]["trainings"][0]["curve"]) for n in range(4)] == [1, 1, 1, 3]
+    before = results["3"]["values"]["tuner/trial_id"]
+    best = max(results[str(n)]["score"] for n in range(3))
+    assert results[before]["score"] == best
+    first, promoted = (
+        read_history(Run(folder / f"trial_{trial}" / "seed0")) for trial in (before, "3")
+    )
+    assert promoted[:1] == first  # To the second it took: it was not trained again.
+
+
+@pytest.mark.slow
+def test_a_trial_may_be_a_mean_over_folds_and_seeds(cohort, config, tmp_path):
+    shards, folder = tmp_path / "shards", tmp_path / "search"
+    convert(cohort, shards, shares={"train": 0.75, "test": 0.25}, folds=2)
+    line = tune(shards, folder, config, "--folds", "--executions", 2, "--trials", 1, "--epochs", 1)
+    assert main([*line, "--repeats", "0"]) == 0
+    (result,) = read_results(folder)
+    names = [f"fold{fold}-seed{seed}" for fold in range(2) for seed in range(2)]
+    assert [training["run"] for training in result["trainings"]] == names
+    scores = [training["score"] for training in result["trainings"]]
+    assert result["score"] == pytest.approx(sum(scores) / 4) and result["sd"] is not None
+
+
+def test_a_trial_that_kills_its_process_is_given_up(shards, tmp_path):
+    """What stands in the file is what three deaths in the second epoch leave."""
+    base = SMALL.replace(**TINY)
+    plan = Plan(searched_config(base), base, default_space())
+    starts = tmp_path / "trial_0" / "starts"
+    starts.parent.mkdir()
+    starts.write_text("0 0 0")
+    result = run_trial(tmp_path, "0", {}, base, plan, DataCache(shards))
+    assert result["status"] == "failed" and "ended 3 times in epoch 1" in result["reason"]
+    assert run_trial(tmp_path, "0", {}, base, plan, DataCache("nowhere")) == result

@@ -36,13 +36,13 @@ def test_patience_counts_epochs_since_the_best():
 
 def test_the_median_rule_compares_best_epochs_at_the_same_age():
     others = [[0.5, 0.6, 0.1, 0.1]] * 3 + [[0.1, 0.2, 0.3, 0.9]] * 2
-    rules = StoppingRules(6, 6, others=others)
-    assert rules.reason([0.0]) is None  # Before a third of the epochs.
+    rules = StoppingRules(4, 4, others=others)
+    assert rules.reason([0.0]) is None  # Before half of the epochs.
     assert rules.reason([0.0, 0.59]) == "median"
     assert rules.reason([0.6, 0.0]) is None
-    assert StoppingRules(6, 6, others=others[1:]).reason([0.0, 0.0]) is None  # Too few.
+    assert StoppingRules(4, 4, others=others[1:]).reason([0.0, 0.0]) is None  # Too few.
     short = [other[:2] for other in others]
-    assert StoppingRules(6, 6, others=short).reason([0.0, 0.0, 0.0]) is None  # None came so far.
+    assert StoppingRules(4, 4, others=short).reason([0.0, 0.0, 0.0]) is None  # None came so far.
 
 
 @pytest.mark.parametrize("count", [1, 5, 20])

@@ -30,13 +30,30 @@ def add_arguments(parser):
     add = parser.add_argument
     add("shards", metavar="SHARDS", help="shards folder")
     add("--run", metavar="DIR", required=True, dest="folder", help="search folder")
-    add("--trials", type=int, metavar="N", help="in all (default: 20; of a grid: all of it)")
+    add(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="proposals to train, in all (default: 20; a grid: all)",
+    )
     add("--tuner", default="bayesian", help="bayesian (default), random, grid or hyperband")
     add("--space", metavar="FILE", help="what is searched and over which values: see below")
     add("--objective", default="native", help="validation Dice: native (default), slices, adc, dwi")
-    add("--executions", type=int, default=1, metavar="K", help="trainings a trial, by other seeds")
+    add(
+        "--executions",
+        type=int,
+        default=1,
+        metavar="K",
+        help="trainings of each trial, by other seeds",
+    )
     add("--folds", action="store_true", help="each trial on all folds of convert --folds")
-    add("--repeats", type=int, default=3, metavar="R", help="of the default, its error bar (3)")
+    add(
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="R",
+        help="trainings of the default, for its error bar (default: 3)",
+    )
     add("--pruning", default="median", help="of hopeless trials: median (default) or none")
     add("--patience", type=int, metavar="E", help="end a training after E epochs without a best")
     add("--workers", type=int, metavar="W", help="processes on this machine, beside their chief")

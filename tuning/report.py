@@ -33,6 +33,7 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
     content = read_plan(search)
     sentences = [
         verdict(noise, ranked[0]["score"] if ranked else None),
+        *_place_of_default(noise, scored),
         f"{len(ranked)} trials complete, {_count(results, 'pruned')} pruned, "
         f"{_count(results, 'failed')} failed; the winner is trial {winner['trial']}.",
         f"The objective, {plan.objective}, is the {OBJECTIVES[plan.objective]}. A trial counts by "
@@ -51,6 +52,12 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
     page = document("Hyper-parameter search", content["phantom"], parts)
     write_text(search / REPORT, page)
     return search / REPORT
+
+
+def _place_of_default(noise, scored):
+    if noise and scored:
+        beaten = sum(result["score"] < noise.mean for result in scored)
+        yield f"The default's mean is above {beaten} of {len(scored)} trials."
 
 
 def _plots(plan, results, scored, noise, winner):

@@ -16,7 +16,7 @@ class StoppingRules:
         stop_after: Epochs after which this round of Hyperband ends.
         patience: Epochs without a new best that end it; None for no end.
         others: Of earlier trials the objective of each epoch, for the median rule (Golovin et
-            al., "Google Vizier", 2017): from a third of the epochs on, and where at least
+            al., "Google Vizier", 2017): from half of the epochs on, and where at least
             `MIN_OTHERS` have come so far, a trial ends when its best epoch is below the median
             of their best epochs up to then. Empty for no pruning.
     """
@@ -39,7 +39,7 @@ class StoppingRules:
         if self.patience and done - 1 - curve.index(max(curve)) >= self.patience:
             return "patience"
         best = [max(other[:done]) for other in self.others if len(other) >= done]
-        if 3 * done >= self.epochs and len(best) >= self.MIN_OTHERS:
+        if 2 * done >= self.epochs and len(best) >= self.MIN_OTHERS:
             return "median" if max(curve) < statistics.median(best) else None
         return None
 
