@@ -26,7 +26,7 @@ from reading import SPLIT, write_shards
 
 from strokeseg_tf.augmentation.engines import ENGINES, build_augmenter
 from strokeseg_tf.config import PAPER, SMALL
-from strokeseg_tf.pipeline import load_slices, training_batches
+from strokeseg_tf.pipeline import EpochOrder, load_slices, training_batches
 
 MODALITIES = ("adc", "dwi")
 BATCH = 16
@@ -40,15 +40,10 @@ def full_list(**changes):
 
 def whole_pipeline(slices, epochs, settings, batch_size=BATCH):
     """Ours: a `tf.data.Dataset` of batches."""
-    batches, _ = training_batches(
-        slices,
-        modalities=MODALITIES,
-        augmentation=settings,
-        seed=0,
-        batch_size=batch_size,
-        epochs=range(epochs),
+    order = EpochOrder(slices, seed=0, batch_size=batch_size)
+    return training_batches(
+        slices, order, modalities=MODALITIES, augmentation=settings, epochs=range(epochs)
     )
-    return batches
 
 
 def pair_by_pair(slices, epochs):

@@ -30,18 +30,19 @@ def main(argv=None) -> int:
     try:
         status = _run(arguments)
     except Exception:
-        if REMOTE not in sys.modules:
+        if TENSORFLOW not in sys.modules:
             raise
         traceback.print_exc()
         status = 1
-    if REMOTE in sys.modules or (status and "TF_CONFIG" in os.environ):
-        # In a cluster TensorFlow would wait for the other workers first.
+    if TENSORFLOW in sys.modules:
         _leave(status)
     return status
 
 
-#: Once its S3 client was used, an ordinary exit aborts the process (tensorflow/io issue 2039).
-REMOTE = "tensorflow_io"
+#: An ordinary exit waits for its threads: for other workers of a cluster, for iterators that call
+#: Python, which may be for ever. Once tensorflow-io's S3 client was used, it aborts (tensorflow/io
+#: issue 2039).
+TENSORFLOW = "tensorflow"
 
 
 def _leave(status: int) -> NoReturn:

@@ -221,7 +221,7 @@ class TrainingSettings:
         fold: Which fold of the split `train` to validate on while the others are learnt, for
             cross-validation; None for the splits `train` and `validation` (paper).
         precision: `float32`, `bfloat16` or `float16` arithmetic; weights, heads and loss stay in
-            float32.
+            float32. `auto`: bfloat16 where the hardware multiplies it, else float32.
         threshold: Probability above which a pixel is lesion (code: 0.5); None to choose it on
             the validation studies when training ends.
     """
@@ -242,7 +242,7 @@ class TrainingSettings:
         _within(self, "seed", 0)
         if self.fold is not None:
             _within(self, "fold", 0)
-        _one_of(self, "precision", "float32", "bfloat16", "float16")
+        _one_of(self, "precision", "float32", "bfloat16", "float16", "auto")
         if self.threshold is not None:
             _within(self, "threshold", 0, 1, "()")
 

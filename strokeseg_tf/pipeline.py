@@ -29,10 +29,12 @@ class Slices:
     Attributes:
         images: float32 `(pairs, size, size, modalities)` in [0, 1].
         masks: bool, same shape.
+        studies: Study id of each pair, where it is known.
     """
 
     images: np.ndarray
     masks: np.ndarray
+    studies: np.ndarray | None = None
 
     def __len__(self):
         return len(self.images)
@@ -80,7 +82,7 @@ def load_slices(folder, split, *, modalities, rater, size):
     info = read_dataset_info(folder)
     count = sum(info.studies[study]["slices"] for study in usable)
     shape = (count, size, size, len(modalities))
-    slices = Slices(_empty(shape, np.float32), _empty(shape, bool))
+    slices = Slices(_empty(shape, np.float32), _empty(shape, bool), np.empty(count, object))
     start = 0
     try:
         for pairs in shard_slice_pairs(folder, split):
@@ -93,9 +95,10 @@ def load_slices(folder, split, *, modalities, rater, size):
                 .batch(32)
                 .prefetch(1)
             )
-            for images, masks in preprocessed.as_numpy_iterator():
-                slices.images[start : start + len(images)] = images
-                slices.masks[start : start + len(masks)] = masks
+            for images, masks, studies in preprocessed.as_numpy_iterator():
+                part = slice(start, start + len(images))
+                slices.images[part], slices.masks[part] = images, masks
+                slices.studies[part] = [study.decode() for study in studies]
                 start += len(images)
     except (tf.errors.OpError, UnicodeDecodeError):  # TensorFlow may quote a damaged record.
         check_shards(folder)  # Says which shard is damaged.
@@ -115,55 +118,66 @@ def _preprocess_pair(pair, modalities, rater, size):
         images.append(preprocess(pair[modality][None], pair[f"{modality}_range"], size)[0])
         drawn = tf.argmax(pair["mask_names"] == f"{rater}_{modality}")
         masks.append(preprocess_mask(pair["masks"][drawn][None], size)[0])
-    return tf.concat(images, -1), tf.concat(masks, -1)
+    return tf.concat(images, -1), tf.concat(masks, -1), pair["study"]
 
 
-def training_batches(
-    slices,
-    *,
-    modalities,
-    augmentation,
-    seed,
-    batch_size,
-    epochs,
-    lesion_free_share=1.0,
-    share=(0, 1),
-):
+class EpochOrder:
+    """Which slice pairs make the batches of an epoch: a function of (seed, epoch).
+
+    Args:
+        slices: `Slices`.
+        seed: The run's seed.
+        batch_size: Slice pairs a batch; what does not fill one is left to another epoch.
+        lesion_free_share: Share of the slices without lesion that each epoch draws anew.
+        parts: Equal parts that every batch is cut into, one for each worker.
+
+    Attributes:
+        batch_size: Smaller than asked for where there are fewer slices.
+        steps: Batches of an epoch.
+    """
+
+    def __init__(self, slices, *, seed, batch_size, lesion_free_share=1.0, parts=1):
+        has_lesion = slices.masks.any(axis=(1, 2, 3))
+        self._lesion, self._lesion_free = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
+        at_least = int(not len(self._lesion))
+        self._drawn = max(round(lesion_free_share * len(self._lesion_free)), at_least)
+        count = len(self._lesion) + self._drawn
+        self.seed = seed
+        self.batch_size = min(batch_size, count // parts * parts)
+        self.steps = count // self.batch_size
+
+    def __call__(self, epoch) -> np.ndarray:
+        """Indices of slice pairs, int64 `(steps, batch_size)`."""
+        rng = np.random.default_rng([self.seed, int(epoch)])
+        chosen = np.concatenate([self._lesion, rng.permutation(self._lesion_free)[: self._drawn]])
+        used = rng.permutation(chosen)[: self.steps * self.batch_size]
+        return used.reshape(self.steps, self.batch_size)
+
+
+def training_batches(slices, order: EpochOrder, *, modalities, augmentation, epochs, share=(0, 1)):
     """Shuffled, augmented batches, epoch after epoch.
 
     Args:
         slices: `Slices`.
+        order: Of these slices.
         modalities: Names of the last axis of `slices`.
         augmentation: `strokeseg_tf.config.AugmentationSettings`.
-        seed: The run's seed.
-        batch_size: Slice pairs a batch; what does not fill one is left to another epoch.
         epochs: `range` of the epochs to give.
-        lesion_free_share: Share of the slices without lesion that each epoch draws anew.
         share: `(index, count)`: which of so many equal parts of every batch to give.
 
     Returns:
-        `(dataset, steps)`: a `tf.data.Dataset` of `({modality: images}, {modality: masks})`,
-        `(batch, size, size, 1)`, float32; and the number of batches of an epoch.
+        A `tf.data.Dataset` of `({modality: images}, {modality: masks})`, `(batch, size, size, 1)`,
+        float32.
     """
-    has_lesion = slices.masks.any(axis=(1, 2, 3))
-    lesion, lesion_free = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
-    drawn = max(round(lesion_free_share * len(lesion_free)), int(not len(lesion)))
     index, count = share
-    batch_size = min(batch_size, (len(lesion) + drawn) // count * count)
-    steps = (len(lesion) + drawn) // batch_size
-    part = slice(batch_size * index // count, batch_size * (index + 1) // count)
-    augment = build_augmenter(augmentation, seed)
-
-    def order(epoch):
-        rng = np.random.default_rng([seed, int(epoch)])
-        chosen = np.concatenate([lesion, rng.permutation(lesion_free)[:drawn]])
-        return rng.permutation(chosen)[: steps * batch_size]
+    width = order.batch_size // count
+    augment = build_augmenter(augmentation, order.seed)
 
     def batches_of(epoch):
         indices = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
-        indices = tf.reshape(indices, (steps, batch_size))[:, part]
-        indices = tf.data.Dataset.from_tensor_slices(indices)
-        return indices.map(lambda batch: (epoch, batch))
+        indices = tf.ensure_shape(indices, (order.steps, order.batch_size))
+        part = indices[:, index * width : (index + 1) * width]
+        return tf.data.Dataset.from_tensor_slices(part).map(lambda batch: (epoch, batch))
 
     def load(epoch, batch):
         return _augmented_batch(slices, augment, epoch, batch)
@@ -172,18 +186,17 @@ def training_batches(
         # A call a batch: entering Python from TensorFlow, and joining, cost as much as a pair.
         types = [tf.float32] * 2 * len(modalities)
         planes = tf.numpy_function(load, [epoch, batch], types, stateful=False)
-        shape = (part.stop - part.start, *slices.images.shape[1:3], 1)
+        shape = (width, *slices.images.shape[1:3], 1)
         planes = [tf.ensure_shape(plane, shape) for plane in planes]
         images, masks = planes[: len(modalities)], planes[len(modalities) :]
         return dict(zip(modalities, images, strict=True)), dict(zip(modalities, masks, strict=True))
 
-    dataset = (
+    return (
         tf.data.Dataset.range(epochs.start, epochs.stop)
         .flat_map(batches_of)
         .map(load_tensors, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(2)
     )
-    return dataset, steps
 
 
 def _augmented_batch(slices, augment, epoch, batch):

@@ -36,6 +36,11 @@ class Run:
         return self.folder / "environment.json"
 
     @property
+    def curves_file(self) -> Path:
+        """The learning curves as a picture."""
+        return self.folder / "curves.png"
+
+    @property
     def logs(self) -> Path:
         """TensorBoard."""
         return self.folder / "logs"

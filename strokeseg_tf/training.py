@@ -11,7 +11,8 @@ import keras
 
 from strokeseg_tf.config import Config
 from strokeseg_tf.data_cache import DataCache
-from strokeseg_tf.engine.callbacks import AveragedWeights, EpochLogs
+from strokeseg_tf.engine.callbacks import AveragedWeights, EpochLine, EpochLogs
+from strokeseg_tf.engine.curves import draw_curves
 from strokeseg_tf.engine.distribution import (
     build_strategy,
     check_batch_size,
@@ -21,13 +22,14 @@ from strokeseg_tf.engine.distribution import (
 )
 from strokeseg_tf.engine.fused_norm import fuse_norms
 from strokeseg_tf.engine.history import read_history
-from strokeseg_tf.engine.precision import precision
+from strokeseg_tf.engine.overlays import Overlays
+from strokeseg_tf.engine.precision import choose_precision, precision
 from strokeseg_tf.engine.recipe import compile_trainer
 from strokeseg_tf.engine.recorder import RunRecorder
 from strokeseg_tf.engine.threads import use_half_of_the_cores_for_an_operation
 from strokeseg_tf.losses import build_loss
 from strokeseg_tf.models.variants import build_model
-from strokeseg_tf.pipeline import training_batches, usable_studies
+from strokeseg_tf.pipeline import EpochOrder, training_batches, usable_studies
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.threshold import choose_threshold
@@ -61,7 +63,7 @@ def fit(
         config: All settings.
         resume: Go on with an interrupted run from its last finished epoch.
         overwrite: Replace a run that is there.
-        verbose: As in `keras.Model.fit`.
+        verbose: 0 for silence, 2 for a line an epoch on standard error, else Keras's bar as well.
         callbacks: More Keras callbacks; they see the complete logs of an epoch that is on disk.
         cache: `DataCache` of the shards, shared by runs of this process.
         origin: What search the settings come from, for `environment.json`.
@@ -76,6 +78,8 @@ def fit(
     use_half_of_the_cores_for_an_operation()
     run = Run(Path(run))
     info = read_dataset_info(shards)
+    # The run folder says what was used, not that it was left open.
+    config = config.replace(training={"precision": choose_precision(config.training.precision)})
     settings, modalities = config.training, config.model.modalities
     split = settings.validation_split
     if settings.fold is None and not info.splits.get(split):
@@ -99,6 +103,8 @@ def fit(
     if settings.threshold is None and not run.threshold_file.is_file():
         best = NetworkPredictor(load_network(run.model_file))
         run.write_threshold(choose_threshold(best, shards, split, settings.rater))
+    if not run.curves_file.is_file():
+        draw_curves(history, run.curves_file)
     return history
 
 
@@ -113,14 +119,19 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
         rater=settings.rater,
         size=config.model.image_size,
     )
-    batches, steps = training_batches(
+    order = EpochOrder(
         slices,
-        modalities=modalities,
-        augmentation=config.augmentation,
         seed=settings.seed,
         batch_size=settings.batch_size,
-        epochs=range(len(history), settings.epochs),
         lesion_free_share=settings.lesion_free_share,
+        parts=cluster.count,
+    )
+    batches = training_batches(
+        slices,
+        order,
+        modalities=modalities,
+        augmentation=config.augmentation,
+        epochs=range(len(history), settings.epochs),
         share=(cluster.index, cluster.count),
     )
     with precision(settings.precision), scope(strategy):
@@ -128,7 +139,7 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
         # The network itself stays as it is: saved, it needs no custom object to load.
         trainer = fuse_norms(network)
         # Inside, so that Keras adds loss scaling to float16.
-        compile_trainer(trainer, config, steps)
+        compile_trainer(trainer, config, order.steps)
     recorder = RunRecorder(run, network, history)
     if history:
         recorder.restore(trainer)
@@ -136,17 +147,24 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
     studies = cache.studies(predictor, split, settings.rater)
     validation = StudyValidation(predictor, build_loss(config.loss), studies)
     board = keras.callbacks.TensorBoard(run.logs, write_graph=False)
-    averaged, logs = AveragedWeights(swapped=bool(history)), EpochLogs()
-    writing = [averaged, validation, logs, recorder, board, *callbacks]
+    averaged = AveragedWeights(swapped=bool(history))
+    logs = EpochLogs(
+        order.steps * order.batch_size,
+        lambda epoch, step: sorted(set(slices.studies[order(epoch)[step]])),
+    )
+    line = [EpochLine(settings.epochs)] if verbose else []
+    pictures = Overlays(predictor, studies, run.logs, settings.epochs)
+    writing = [averaged, validation, logs, recorder, *line, pictures, board, *callbacks]
     train(
         trainer,
         batches,
         strategy=strategy,
         cluster=cluster,
-        steps=steps,
+        steps=order.steps,
         epochs=settings.epochs,
         initial_epoch=len(history),
-        verbose=verbose,
+        # Keras's line an epoch would say the same at length; its bar shows the steps.
+        verbose=0 if verbose == 2 else verbose,
         callbacks=writing if cluster.writes else [averaged, logs],
     )
     return recorder.history

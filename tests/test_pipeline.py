@@ -9,7 +9,7 @@ from strokeseg_tf import pipeline
 from strokeseg_tf.config import PAPER
 from strokeseg_tf.losses import FocalLoss
 from strokeseg_tf.models.variants import build_model
-from strokeseg_tf.pipeline import Slices, load_slices, training_batches, usable_studies
+from strokeseg_tf.pipeline import EpochOrder, Slices, load_slices, training_batches, usable_studies
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.preprocessing import preprocess, preprocess_mask, volume_range
 from strokeseg_tf.validation import dice, validate
@@ -35,15 +35,11 @@ def numbered(count, size=8):
 
 
 def batches(slices, *, epochs, batch_size=4, augmentation=STILL, modalities=BOTH, seed=0):
-    dataset, steps = training_batches(
-        slices,
-        modalities=modalities,
-        augmentation=augmentation,
-        seed=seed,
-        batch_size=batch_size,
-        epochs=epochs,
+    order = EpochOrder(slices, seed=seed, batch_size=batch_size)
+    dataset = training_batches(
+        slices, order, modalities=modalities, augmentation=augmentation, epochs=epochs
     )
-    return list(dataset.as_numpy_iterator()), steps
+    return list(dataset.as_numpy_iterator()), order.steps
 
 
 def orders(count, *, epochs, batch_size=4, seed=0):
@@ -148,6 +144,27 @@ def test_epochs_are_augmented_differently(shards):
     given, _ = batches(slices, epochs=range(3), augmentation=PAPER.augmentation)
     seen = {image.tobytes() for inputs, _ in given for image in inputs["adc"]}
     assert len(seen) > 6
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_workers_together_get_the_batches_of_one(shards, count):
+    slices, settings = load(shards), PAPER.augmentation
+    order = EpochOrder(slices, seed=0, batch_size=4, parts=count)
+
+    def given(index, count):
+        arguments = {"modalities": BOTH, "augmentation": settings, "epochs": range(2)}
+        parts = training_batches(slices, order, share=(index, count), **arguments)
+        return [masks["dwi"] for _, masks in parts.as_numpy_iterator()]
+
+    parts = zip(*(given(index, count) for index in range(count)), strict=True)
+    for whole, part in zip(given(0, 1), parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate(part), whole)
+
+
+def test_slices_know_their_studies(shards):
+    slices = load(shards, "test")
+    expected = [s.study for s in read_studies(shards, "test") for _ in s.images["adc"]]
+    assert slices.studies.tolist() == expected
 
 
 @pytest.fixture(scope="module")

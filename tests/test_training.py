@@ -45,8 +45,9 @@ def weights_of(run):
 
 def test_run_folder_holds_what_the_contract_names(run):
     files = (run.config_file, run.model_file, run.history_file, run.environment_file)
-    for path in (*files, run.training_data_file):
+    for path in (*files, run.training_data_file, run.curves_file):
         assert path.is_file()
+    assert {path.name for path in run.checkpoints.iterdir()} == {"epoch-00003.weights.h5"}
     assert any(run.logs.rglob("events.out.tfevents.*"))
     assert run.read_config() == TINY
 
@@ -152,7 +153,8 @@ def test_a_finished_run_is_not_overwritten_unasked(run, shards):
 
 def test_a_loss_that_is_no_number_stops_with_step_and_rate(shards, tmp_path):
     config = UNIMODAL.replace(optimiser={"learning_rate": 1e30, "warmup_share": 0.0})
-    with pytest.raises(InputError, match=r"epoch \d+, step \d+, at a learning rate of"):
+    told = r"epoch \d+, step \d+, at a learning rate of .*, on slices of phantom-\d+"
+    with pytest.raises(InputError, match=told):
         fit(shards, tmp_path / "nan", config, verbose=0)
 
 

@@ -34,6 +34,11 @@ def add_arguments(parser):
 def run(arguments):
     """Train, and print where the best epoch stands."""
     config = resolve_config(arguments)
+    if config.training.precision == "auto":
+        from strokeseg_tf.engine.precision import choose_precision
+
+        config = config.replace(training={"precision": choose_precision("auto")})
+        remark(f"--precision auto is {config.training.precision} on this machine")
     if arguments.dry_run:
         print_plan(arguments.shards, config)
         return
@@ -60,7 +65,8 @@ def run(arguments):
 
 
 def print_plan(shards, config):
-    """What `fit` would do."""
+    """What `fit` would do: settings, network, memory and time."""
+    from strokeseg_tf.engine.estimate import least_step_seconds, training_bytes
     from strokeseg_tf.models.variants import build_model
     from strokeseg_tf.pipeline import usable_studies
     from tfrecord_tools.shards import read_dataset_info
@@ -69,16 +75,40 @@ def print_plan(shards, config):
     modalities, training = config.model.modalities, config.training
     studies, _ = usable_studies(shards, training.train_split, modalities, training.rater)
     pairs = sum(info.studies[study]["slices"] for study in studies)
-    steps = pairs // min(training.batch_size, pairs)
-    weights = build_model(config.model).count_params()
+    batch = min(training.batch_size, pairs)
     rows = [
         [f"{section.name}.{field}", str(value)]
         for section in dataclasses.fields(config)
         for field, value in dataclasses.asdict(getattr(config, section.name)).items()
     ]
     print_table(["setting", "value"], rows)
+    network = build_model(config.model)
+    weights = network.count_params()
     print(f"\n{config.model.variant}: {weights:,} weights, {weights * 4 / 1e6:.1f} MB in float32")
+    print_table(["block", "size", "channels"], _blocks(network, modalities[0]))
+    steps = pairs // batch
+    # Which slices have a lesion is told by their masks, which are not read here.
+    most = "" if training.lesion_free_share == 1 else "at most "
     print(
-        f"{len(studies)} training studies, {pairs} slice pairs: {steps} steps an epoch, "
+        f"\n{len(studies)} training studies, {pairs} slice pairs: {most}{steps} steps an epoch, "
         f"{steps * training.epochs} in all"
     )
+    memory = training_bytes(network, batch, 4 if training.precision == "float32" else 2)
+    seconds = least_step_seconds(network, batch)
+    print(f"about {memory / 2**30:.1f} GiB of memory for steps of {batch} slice pairs")
+    hours = seconds * steps * training.epochs / 3600
+    print(
+        f"{seconds:.2g} s a step and {hours:.3g} h in all, were it all float32 matrix products "
+        "at this machine's present rate; expect 1.5 to 3 times that"
+    )
+
+
+def _blocks(network, modality):
+    """Size and channels of each block of one modality's encoder and decoder."""
+    end = "_unit2_add"
+    return [
+        [layer.name.removesuffix(end), "{} x {}".format(*layer.output.shape[1:3])]
+        + [layer.output.shape[3]]
+        for layer in network.layers
+        if layer.name.startswith(f"{modality}_") and layer.name.endswith(end)
+    ]

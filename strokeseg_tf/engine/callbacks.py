@@ -1,32 +1,89 @@
 """What happens between the steps and the epochs of a training."""
 
 import math
+import sys
 import time
 
 import keras
 
+from strokeseg_tf.engine.history import mean_dice
 from tfrecord_tools.errors import InputError
 
 
 class EpochLogs(keras.callbacks.Callback):
-    """Stops on a loss that is no number; adds `seconds` and `learning_rate` to epochs' logs."""
+    """Stops on a loss that is no number; adds time, speed and learning rate to epochs' logs.
+
+    Args:
+        pairs: Slice pairs of an epoch.
+        studies_of: `(epoch, step)`, from 0 -> the ids of the studies in that batch.
+    """
+
+    def __init__(self, pairs, studies_of):
+        super().__init__()
+        self._pairs = pairs
+        self._studies_of = studies_of
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._start = epoch, time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
+        self._trained = time.perf_counter()
         if not math.isfinite(logs["loss"]):
             raise InputError(
                 f"the loss became {logs['loss']} in epoch {self._epoch + 1}, step {batch + 1}, at "
-                f"a learning rate of {self._rate():.3g}; try a lower --learning-rate"
+                f"a learning rate of {self._rate():.3g}, on slices of "
+                f"{', '.join(self._studies_of(self._epoch, batch))}; try a lower --learning-rate "
+                "or look at these studies"
             )
 
     def on_epoch_end(self, epoch, logs=None):
         logs["learning_rate"] = self._rate()
+        logs["slice_pairs_per_second"] = self._pairs / (self._trained - self._start)
         logs["seconds"] = time.perf_counter() - self._start
 
     def _rate(self):
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+
+class EpochLine(keras.callbacks.Callback):
+    """A line an epoch on standard error: loss, Dice, speed and the time that is left.
+
+    Args:
+        epochs: Epochs in all.
+    """
+
+    def __init__(self, epochs):
+        super().__init__()
+        self._epochs = epochs
+        self._best = -1.0
+        self._seconds = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._seconds.append(logs["seconds"])
+        # The first epoch traces the step: it says little of the others.
+        usual = self._seconds[1:] or self._seconds
+        left = sum(usual) / len(usual) * (self._epochs - epoch - 1)
+        dices = "  ".join(
+            f"{m.upper()} {logs[f'val_{m}_dice']:.3f}"
+            for m in ("adc", "dwi")
+            if f"val_{m}_dice" in logs
+        )
+        better = mean_dice(logs) > self._best
+        self._best = max(self._best, mean_dice(logs))
+        print(
+            f"epoch {epoch + 1}/{self._epochs}  loss {logs['loss']:.4f}  Dice {dices}"
+            f"{' (best)' if better else ''}  {logs['slice_pairs_per_second']:.0f} pairs/s"
+            f"  {_duration(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _duration(seconds) -> str:
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 class AveragedWeights(keras.callbacks.Callback):

@@ -1,8 +1,44 @@
 """Half precision: which one, and building a network under it."""
 
 import contextlib
+from pathlib import Path
 
 import keras
+
+#: Instructions of a CPU that multiply bfloat16 in hardware.
+BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def choose_precision(wanted: str) -> str:
+    """What `--precision auto` means on this machine; another name is given back.
+
+    bfloat16 where the hardware multiplies it: GPUs of compute capability 8 or more, CPUs with
+    AVX512-BF16 or AMX. Else float32; float16 is for those who ask for it, since it needs a scaled
+    loss.
+    """
+    if wanted != "auto":
+        return wanted
+    gpus = _compute_capabilities()
+    fit = all(major >= 8 for major in gpus) if gpus else bool(BFLOAT16_INSTRUCTIONS & _cpu_flags())
+    return "bfloat16" if fit else "float32"
+
+
+def _compute_capabilities() -> list[int]:
+    """The major number of each GPU that TensorFlow sees."""
+    if keras.backend.backend() != "tensorflow":
+        return []
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [detail.get("compute_capability", (0, 0))[0] for detail in details]
+
+
+def _cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The CPU's instruction sets; none where the system does not tell."""
+    if not file.is_file():
+        return set()
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return set(next((line.split() for line in lines if line.startswith(("flags", "Feat"))), ()))
 
 
 @contextlib.contextmanager

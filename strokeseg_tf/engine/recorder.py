@@ -44,5 +44,9 @@ class RunRecorder(keras.callbacks.Callback):
 
 def _save_whole(path: Path, save):
     partial = path.with_name(f"partial-{path.name}")
-    save(partial)
-    os.replace(partial, path)
+    try:
+        save(partial)
+        os.replace(partial, path)
+    finally:
+        # A full disk: the room is given back, what was saved before stays.
+        partial.unlink(missing_ok=True)
