@@ -11,6 +11,7 @@ same slices through both engines, under a grid.
 """
 
 import argparse
+import dataclasses
 import os
 import statistics
 import tempfile
@@ -100,7 +101,7 @@ def measure_rates(slices, rounds):
         print(f"  {name:30}{rates[0]:9.0f}{rates[1]:13.0f}{ratios[0]:7.1f}{ratios[1]:13.1f}")
 
 
-def measure_step(slices, rounds, steps=20):
+def measure_step(slices, rounds, steps=6):
     """Print a training step's time on the pipeline, against one on a batch that is kept."""
     from strokeseg_tf.engine.fused_norm import fuse_norms
     from strokeseg_tf.engine.recipe import compile_trainer
@@ -113,26 +114,38 @@ def measure_step(slices, rounds, steps=20):
     kept = tf.data.Dataset.from_tensors(next(iter(endless))).repeat()
     batches = {"pipeline": iter(endless), "kept": iter(kept)}
 
-    def step_s(name):
+    def step_ms(name):
         # The first step uses, or refills, what was prefetched meanwhile.
         trainer.train_function(batches[name])
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         for _ in range(steps):
             trainer.train_function(batches[name])
-        return (time.perf_counter() - start) / steps
+        spent = time.perf_counter() - start, time.process_time() - used
+        return [1e3 * seconds / steps for seconds in spent]
 
-    step_s("kept")
-    found = [{name: step_s(name) for name in batches} for _ in range(rounds)]
-    medians = {name: statistics.median(row[name] for row in found) for name in batches}
-    ratio = statistics.median(row["pipeline"] / row["kept"] for row in found)
-    print(
-        f"a step of the small Dual V1: {1e3 * medians['pipeline']:.0f} ms on the pipeline, "
-        f"{1e3 * medians['kept']:.0f} ms on a kept batch, ratio {ratio:.3f}"
-    )
+    step_ms("kept")
+    found = [{name: step_ms(name) for name in batches} for _ in range(rounds)]
+    for kind, title in enumerate(("by the clock", "processor time")):
+        medians = {name: statistics.median(row[name][kind] for row in found) for name in batches}
+        ratio = statistics.median(row["pipeline"][kind] / row["kept"][kind] for row in found)
+        print(
+            f"a step of the small Dual V1, {title}: {medians['pipeline']:.0f} ms on the pipeline, "
+            f"{medians['kept']:.0f} ms on a kept batch, ratio {ratio:.3f}",
+            flush=True,
+        )
 
 
-def draw_picture(slices, out, columns=6):
-    """The slice with the largest lesion, under a grid, several times through both engines."""
+#: Columns of the picture: a transform alone and always, then all as in training.
+COLUMNS = {
+    "rotation": {"rotation_degrees": 7.0},
+    "elastic": {"elastic": (5.0, 1.5)},
+    "grid distortion": {"grid_distortion": 0.1},
+    "optical distortion": {"optical_distortion": 0.5},
+}
+
+
+def draw_picture(slices, out):
+    """The slice with the largest lesion, under a grid, through both engines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -142,16 +155,22 @@ def draw_picture(slices, out, columns=6):
     images, masks = slices.images[index].copy(), slices.masks[index]
     lines = np.arange(0, len(images), len(images) // 14)
     images[lines], images[:, lines] = 0.6, 0.6
-    figure, axes = plt.subplots(2, columns, figsize=(2.2 * columns, 4.8), layout="constrained")
+    nothing = full_list(
+        probability=1.0, flips="none", transpose=False, brightness=0.0, contrast=0.0,
+        rotation_degrees=0.0, elastic=None, grid_distortion=0.0, optical_distortion=0.0,
+    )  # fmt: skip
+    columns = {name: dataclasses.replace(nothing, **alone) for name, alone in COLUMNS.items()}
+    columns |= {f"all at p = 0.5, {draw}": full_list() for draw in ("once", "again")}
+    figure, axes = plt.subplots(2, len(columns), figsize=(14, 5), layout="constrained")
     for row, engine in zip(axes, ENGINES, strict=True):
-        augment = build_augmenter(full_list(engine=engine), seed=0)
-        for epoch, axis in enumerate(row):
+        for epoch, (axis, (name, settings)) in enumerate(zip(row, columns.items(), strict=True)):
+            augment = build_augmenter(dataclasses.replace(settings, engine=engine), seed=1)
             augmented, moved = augment(images, masks, epoch, index)
             axis.imshow(augmented[..., 1], "gray", vmin=0, vmax=1)
             axis.contour(moved[..., 1], [0.5], colors="tab:red", linewidths=1)
-            axis.set(xticks=[], yticks=[])
+            axis.set(xticks=[], yticks=[], title=name)
         row[0].set_ylabel(engine)
-    figure.suptitle("DWI of a phantom through the full list, each transform at p = 0.5")
+    figure.suptitle("DWI of a phantom, its mask, and a grid; the engines draw differently")
     figure.savefig(out, dpi=130)
 
 
