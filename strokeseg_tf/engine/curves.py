@@ -39,6 +39,7 @@ def draw_curves(history, path: Path) -> None:
     line(rate, "learning_rate", color="black")
     for axes, title in ((loss, "Loss"), (overlap, "Dice"), (rate, "Learning rate")):
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     overlap.set_ylim(0, 1)
     for axes in (loss, overlap):
