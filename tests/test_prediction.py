@@ -121,3 +121,23 @@ def test_no_study_id_leaves_the_output_folder(predictor, cohort, tmp_path):
     written = {p for p in tmp_path.rglob("*") if p.is_file()}
     assert len(written) == 2 * len(ids) + 1
     assert all(p.parent == tmp_path / "deep" / "out" for p in written)
+
+
+def test_slices_that_show_nothing_are_computed_once_and_give_the_same_bits(predictor, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = {m: rng.uniform(-1, 3, (21, 24, 20)).astype(np.float32) for m in ("adc", "dwi")}
+    for volume in images.values():
+        volume[[0, 1, 9, 18, 19, 20]] = 0
+    images["dwi"][9] = 1  # Constant too, but otherwise.
+    sizes = []
+    forward = predictor._forward
+    monkeypatch.setattr(predictor, "_forward", lambda x: sizes.append(len(x["adc"])) or forward(x))
+    skipping = predictor.predict(images)
+    assert sizes == [7, 7, 7]  # 17 of 21.
+    whole = predictor.restore(predictor.logits(predictor.preprocess(images)), 24, 20)
+    for modality in whole:
+        np.testing.assert_array_equal(skipping[modality], whole[modality])
+    images = {m: volume[[0, *range(2, 9), 1, 19, 20]] for m, volume in images.items()}
+    sizes.clear()
+    predictor.predict(images)
+    assert sum(sizes) == 12 and len(sizes) == 2

@@ -48,17 +48,37 @@ class NetworkPredictor:
             for m, volume in check_study(self.modalities, images).items()
         }
 
-    def logits(self, inputs: Mapping) -> dict[str, np.ndarray]:
-        """Logits `{modality: (slices, size, size, 1)}` of preprocessed inputs, in batches."""
+    def logits(self, inputs: Mapping, at_once: int | None = None) -> dict[str, np.ndarray]:
+        """Logits of preprocessed inputs.
+
+        Batches have one size, the last is filled up: the same slice then gives the same bits
+        whatever its neighbours are, which it does not in batches of different sizes.
+
+        Args:
+            inputs: float32 `(slices, size, size, 1)` by modality.
+            at_once: Slices a batch; by default as even as can be.
+
+        Returns:
+            float32 `(slices, size, size, 1)` by modality.
+        """
         count = len(next(iter(inputs.values())))
+        at_once = at_once or self._evenly(count)
+        missing = [[0, -count % at_once], [0, 0], [0, 0], [0, 0]]
+        inputs = {m: tf.pad(x, missing) for m, x in inputs.items()}
         parts = [
-            self._forward({m: x[i : i + self._batch_size] for m, x in inputs.items()})
-            for i in range(0, count, self._batch_size)
+            self._forward({m: x[i : i + at_once] for m, x in inputs.items()})
+            for i in range(0, count, at_once)
         ]
-        return {m: np.concatenate([part[m] for part in parts]) for m in self.modalities}
+        return {m: np.concatenate([part[m] for part in parts])[:count] for m in self.modalities}
+
+    def _evenly(self, count: int) -> int:
+        """Slices a batch: 20 slices are three batches of 7, not of 8."""
+        return -(-count // -(-count // self._batch_size))
 
     def predict(self, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Probabilities for a study.
+
+        Slices that show nothing are computed once; the result is the same to the bit.
 
         Args:
             images: float32 `(slices, height, width)` by modality, in any unit, one shape.
@@ -69,11 +89,33 @@ class NetworkPredictor:
         Raises:
             InputError: See `check_study`.
         """
-        logits = self.logits(self.preprocess(images))
-        return self.restore(logits, *images[self.modalities[0]].shape[1:])
+        inputs = self.preprocess(images)
+        count, height, width = images[self.modalities[0]].shape
+        kept, place = distinct_slices([images[m] for m in self.modalities])
+        inputs = {m: tf.gather(x, kept) for m, x in inputs.items()}
+        logits = self.logits(inputs, self._evenly(count))
+        return self.restore({m: values[place] for m, values in logits.items()}, height, width)
 
     def restore(self, logits, height, width):
         """Probabilities on the study's slices from logits at the network's size."""
         return {
             m: restore(tf.sigmoid(values), height, width).numpy() for m, values in logits.items()
         }
+
+
+def distinct_slices(volumes) -> tuple[np.ndarray, np.ndarray]:
+    """The slices to compute: of those that are constant in all images, one for each set of values.
+
+    Args:
+        volumes: Arrays `(slices, height, width)` of one study.
+
+    Returns:
+        `(kept, place)`: indices of slices to compute, and of each slice its place among them.
+    """
+    ends = np.stack([[v.min(axis=(1, 2)), v.max(axis=(1, 2))] for v in volumes])
+    constant = (ends[:, 0] == ends[:, 1]).all(axis=0)
+    first = {}
+    same_as = [first.setdefault((*ends[:, 0, i],), i) if constant[i] else i
+               for i in range(len(constant))]  # fmt: skip
+    kept, place = np.unique(same_as, return_inverse=True)
+    return kept, place
