@@ -111,7 +111,8 @@ def _load_file(path: Path, threshold, **known):
     from strokeseg_tf.serving.inference import inference_network
 
     network = inference_network(load_network(path))
-    return NetworkPredictor(network, threshold=0.5 if threshold is None else threshold, **known)
+    threshold = 0.5 if threshold is None else threshold
+    return NetworkPredictor(network, threshold=threshold, frozen=True, **known)
 
 
 def load_predictors(models, *, vote=False, mirrored=False, threshold=None, connection=None):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from strokeseg_tf.models.variants import modalities_of
 from strokeseg_tf.prediction.inputs import check_study
@@ -19,6 +20,7 @@ class NetworkPredictor:
         batch_size: Slices that go through the network at once.
         training_data: What its training studies look like, where that is known; see
             `strokeseg_tf.prediction.familiarity.summarise`.
+        frozen: Whether the weights become constants: faster, but blind to further training.
         flips: Those it has learnt with, see `strokeseg_tf.config.AugmentationSettings`.
     """
 
@@ -28,7 +30,14 @@ class NetworkPredictor:
     parallel = 1
 
     def __init__(
-        self, model, *, threshold=0.5, batch_size=8, training_data=None, flips="left_right"
+        self,
+        model,
+        *,
+        threshold=0.5,
+        batch_size=8,
+        training_data=None,
+        flips="left_right",
+        frozen=False,
     ):
         self.modalities = modalities_of(model)
         self.threshold, self.training_data, self.flips = threshold, training_data, flips
@@ -40,6 +49,9 @@ class NetworkPredictor:
                 {m: tf.TensorSpec((None, self.size, self.size, 1)) for m in self.modalities}
             ],
         )
+
+        if frozen:
+            self._forward = freeze(self._forward)
 
     def preprocess(self, images: Mapping[str, np.ndarray]) -> dict:
         """The network's input for a study's images `{modality: (slices, height, width)}`."""
@@ -119,3 +131,20 @@ def distinct_slices(volumes) -> tuple[np.ndarray, np.ndarray]:
                for i in range(len(constant))]  # fmt: skip
     kept, place = np.unique(same_as, return_inverse=True)
     return kept, place
+
+
+def freeze(function):
+    """The same function with its variables as constants, which oneDNN then packs only once.
+
+    Args:
+        function: `tf.function` with a signature, from a dictionary to a dictionary of tensors.
+    """
+    traced = function.get_concrete_function()
+    frozen = convert_variables_to_constants_v2(traced)
+    names = sorted(traced.structured_outputs)
+
+    def call(inputs):
+        outputs = frozen(*(tf.convert_to_tensor(inputs[name]) for name in sorted(inputs)))
+        return dict(zip(names, outputs, strict=True))
+
+    return call

@@ -1,0 +1,332 @@
+"""Claims: local prediction is, at full size, no slower than PyTorch on the same CPU; a mask lies on
+the disk within 8 s of typing `predict` (small model, one study); a cohort spends less than 5 % of
+its time outside of the network; memory at full size stays under 3 GiB for any number of slices.
+
+Networks are untrained, with the moving statistics of normalisation drawn at random. Parts:
+
+- `engines`: Dual V1 on slices that are ready: the network as it was trained, folded, and as
+  `predict` runs it, in turn with the folded network in PyTorch (channels last, inference mode;
+  compiled where there is a C++ compiler) and in OpenVINO, where these are installed; and the rate
+  of a large matrix product, which is the limit: at full size a slice pair needs 86.6 GFLOP.
+- `start`: fresh processes of the command, from start to exit, on one study.
+- `cohort`: studies through the command's own code, against the network alone on the same studies.
+- `memory`: peak of a fresh process that predicts 24 slices, and twice as many.
+
+Medians, and medians of ratios within a round.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+# First: it says how TensorFlow, which Keras loads, is to compute.
+from strokeseg_tf.config import PRESETS
+from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.runs import Run
+
+PARTS = ("engines", "start", "cohort", "memory")
+GFLOP_A_PAIR = 86.6
+
+
+def make_run(folder, preset):
+    """A run folder with a network whose normalisation has something to fold."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    config, rng = PRESETS[preset], np.random.default_rng(0)
+    network = build_model(config.model)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.7, 1.3, w.shape) for w in layer.get_weights()])
+    folder.mkdir(parents=True)
+    Run(folder).write_config(config)
+    network.save(Run(folder).model_file)
+    return folder
+
+
+def make_study(slices):
+    """Images of a study, 256 x 256."""
+    rng = np.random.default_rng(0)
+    return {m: rng.random((slices, 256, 256), np.float32) for m in ("adc", "dwi")}
+
+
+def timed(function, clock=time.perf_counter):
+    """Seconds by the clock."""
+    start = clock()
+    function()
+    return clock() - start
+
+
+def in_turn(functions, rounds, clock=time.perf_counter):
+    """Seconds of each function by name, a list of rounds; one round more goes before."""
+    for function in functions.values():
+        function()
+    times = [{name: timed(function, clock) for name, function in functions.items()}
+             for _ in range(rounds)]  # fmt: skip
+    return {name: [seconds[name] for seconds in times] for name in functions}
+
+
+def compare_engines(run, slices, rounds, one_core):
+    """Print what a slice pair takes in each engine, and against the first."""
+    import tensorflow as tf
+
+    from strokeseg_tf.loading import load_predictor
+    from strokeseg_tf.prediction.network import NetworkPredictor
+    from strokeseg_tf.runs import load_network
+    from strokeseg_tf.serving.inference import inference_network
+
+    network = load_network(Run(run).model_file)
+    folded = inference_network(network)
+    predictor = load_predictor(run)
+    size = predictor.size
+    rng = np.random.default_rng(0)
+    inputs = {m: rng.random((slices, size, size, 1), np.float32) for m in predictor.modalities}
+    engines = {"as predict runs it": lambda: predictor.logits(inputs)}
+    for name, model in {"as trained": network, "folded, not frozen": folded}.items():
+        plain = NetworkPredictor(model)
+        plain._forward = tf.function(lambda x, model=model: model(x, training=False))
+        engines[name] = lambda plain=plain: plain.logits(inputs)
+    expected = predictor.logits(inputs)["adc"]
+    for name, engine in peers(folded, inputs, one_core):
+        difference = np.abs(engine() - expected).max()
+        assert difference < 1e-2 * np.abs(expected).max(), (name, difference)
+        engines[name] = engine
+    product, gflop = matrix_product()
+    engines["matrix product"] = product
+    # Processor time is what a busy machine leaves alone, but several threads wait in it too.
+    clock = time.process_time if one_core else time.perf_counter
+    times = in_turn(engines, rounds, clock)
+    rate = gflop / statistics.median(times.pop("matrix product"))
+    print(f"a matrix product of 3072 x 3072 reaches {rate:.0f} GFLOP/s")
+    ours = times["as predict runs it"]
+    for name, seconds in times.items():
+        ratio = statistics.median(o / s for o, s in zip(ours, seconds, strict=True))
+        pair = statistics.median(seconds) / slices
+        note = f", {GFLOP_A_PAIR / pair:.0f} GFLOP/s" if size == 224 else ""
+        print(f"{name:32s} {pair:7.3f} s a slice pair{note}; predict takes {ratio:.2f} times that")
+
+
+def matrix_product(size=3072):
+    """A large product in TensorFlow, and its GFLOP."""
+    import tensorflow as tf
+
+    matrix = tf.random.stateless_uniform((size, size), (0, 0))
+    return lambda: tf.matmul(matrix, matrix).numpy(), 2 * size**3 / 1e9
+
+
+def peers(network, inputs, one_core):
+    """(name, function giving the logits of ADC) for each engine that is installed."""
+    try:
+        import torch
+    except ImportError:
+        print("PyTorch is not installed: no comparison with it")
+        return
+    if one_core:
+        torch.set_num_threads(1)
+    twin = torch_twin(network).eval().to(memory_format=torch.channels_last)
+    tensors = [
+        torch.from_numpy(np.moveaxis(x, 3, 1).copy()).to(memory_format=torch.channels_last)
+        for x in inputs.values()
+    ]
+
+    def run(module):
+        with torch.inference_mode():
+            return np.moveaxis(module(*tensors)[0].numpy(), 1, 3)
+
+    yield f"PyTorch {torch.__version__}", lambda: run(twin)
+    try:
+        compiled = torch.compile(twin)
+        run(compiled)
+        yield f"PyTorch {torch.__version__}, compiled", lambda: run(compiled)
+    except Exception as error:  # Without a compiler it raises many kinds.
+        print(f"torch.compile does not work here ({type(error).__name__})")
+    try:
+        import openvino
+    except ImportError:
+        print("OpenVINO is not installed: no comparison with it")
+        return
+    exported = openvino.convert_model(twin, example_input=tuple(tensors))
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1 if one_core else 0}
+    compiled_ov = openvino.Core().compile_model(exported, "CPU", options)
+    arrays = [tensor.numpy() for tensor in tensors]
+    yield (
+        f"OpenVINO {openvino.__version__.partition('-')[0]}",
+        lambda: np.moveaxis(compiled_ov(arrays)[0], 1, 3),
+    )
+
+
+def torch_twin(network):
+    """The same network as a `torch.nn.Module` that takes and gives a tensor for each modality."""
+    import keras
+    import torch
+    from torch.nn import functional as F
+
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolutions = torch.nn.ModuleDict()
+            for layer in network.layers:
+                if isinstance(layer, keras.layers.Conv2D):
+                    self.convolutions[layer.name] = as_torch(layer)
+
+        def forward(self, *images):
+            values = dict(zip(names, images, strict=True))
+            for name, kind, sources in plan:
+                values[name] = self.apply_one(name, kind, [values[s] for s in sources])
+            return tuple(values[output] for output in outputs)
+
+        def apply_one(self, name, kind, x):
+            if kind == "Conv2D":
+                y = self.convolutions[name](x[0])
+                return torch.sigmoid(y) if name in sigmoids else y
+            return {
+                "ReLU": lambda: F.relu(x[0]),
+                "Add": lambda: x[0] + x[1],
+                "Multiply": lambda: x[0] * x[1],
+                "Concatenate": lambda: torch.cat(x, 1),
+                "AveragePooling2D": lambda: F.avg_pool2d(x[0], 2),
+                "UpSampling2D": lambda: F.interpolate(x[0], scale_factor=2, mode="nearest"),
+            }[kind]()
+
+    def source(tensor):
+        return tensor._keras_history.operation.name
+
+    names = [source(tensor) for tensor in network.input.values()]
+    outputs = [source(tensor) for tensor in network.output.values()]
+    plan = [
+        (layer.name, type(layer).__name__, [source(t) for t in keras.tree.flatten(layer.input)])
+        for layer in network.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    sigmoids = {c.name for c in convolutions if c.activation is keras.activations.sigmoid}
+    return Twin()
+
+
+def as_torch(layer):
+    """A Keras convolution as a `torch.nn.Conv2d`."""
+    import torch
+
+    kernel, bias = layer.get_weights()
+    height, width, inputs, outputs = kernel.shape
+    convolution = torch.nn.Conv2d(inputs, outputs, (height, width), padding=height // 2)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()))
+        convolution.bias.copy_(torch.from_numpy(bias))
+    return convolution
+
+
+def write_studies(folder, count, slices):
+    """Studies as NIfTI in a folder each."""
+    import nibabel
+
+    for index in range(count):
+        home = folder / f"study{index:02d}"
+        home.mkdir(parents=True)
+        for modality, volume in make_study(slices).items():
+            image = nibabel.Nifti1Image(np.moveaxis(volume, 0, 2), np.diag([-0.9, 0.9, 6, 1]))
+            nibabel.save(image, home / f"{modality}.nii.gz")
+    return sorted(folder.iterdir())
+
+
+def measure_start(run, folder, rounds):
+    """Print the seconds of fresh processes of the command."""
+    (study,) = write_studies(folder / "one", 1, 24)
+    program = "import sys; from strokeseg_tf.cli import main; sys.exit(main())"
+    line = [sys.executable, "-c", program, "predict", run, study, "--overwrite", "-o"]
+    command = [*map(str, line), str(folder / "out")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
+    seconds, used = [], []
+    for _ in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(timed(lambda: subprocess.run(command, **quiet)))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    print(
+        f"predict, from start to exit: {statistics.median(seconds):.1f} s, of processor time "
+        f"{statistics.median(used):.1f} s"
+    )
+
+
+def measure_cohort(run, folder, rounds, studies=12):
+    """Print what a cohort takes beside the network."""
+    from strokeseg_tf.cohort import predict_cohort
+    from strokeseg_tf.loading import load_predictor
+    from tfrecord_tools.layouts import find_cases
+
+    predictor = load_predictor(run)
+    files = find_cases([str(path) for path in write_studies(folder / "many", studies, 24)])
+    images = make_study(24)
+    options = {"model": "benchmark", "overwrite": True}
+    functions = {
+        "network": lambda: [predictor.predict(images) for _ in files],
+        "masks": lambda: predict_cohort(predictor, files, folder / "a", **options),
+        "masks and pictures": lambda: predict_cohort(
+            predictor, files, folder / "b", figures=True, **options
+        ),
+    }
+    times = in_turn(functions, rounds)
+    network = times["network"]
+    print(f"the network alone: {statistics.median(network) / studies:.2f} s a study")
+    for name in list(functions)[1:]:
+        ratio = statistics.median(t / n for t, n in zip(times[name], network, strict=True))
+        print(f"a cohort with {name}: {statistics.median(times[name]) / studies:.2f} s a study, "
+              f"{ratio:.2f} times the network")  # fmt: skip
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+from strokeseg_tf import Predictor
+rng = np.random.default_rng(0)
+study = {m: rng.random((int(sys.argv[2]), 256, 256), np.float32) for m in ("adc", "dwi")}
+Predictor(sys.argv[1]).predict(**study)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def measure_memory(run):
+    """Print the peak memory of fresh processes."""
+    for slices in (24, 48):
+        command = [sys.executable, "-c", PEAK, str(run), str(slices)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"{slices} slices: peak of {int(done.stdout) / 2**20:.2f} GiB")
+
+
+def main():
+    """Measure the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="small", choices=["small", "paper"])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--slices", type=int, default=8, help="slice pairs for the engines")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--one-core", action="store_true", help="engines on one core, by processor time"
+    )
+    arguments = parser.parse_args()
+    if arguments.one_core:
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+            os.environ[name] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        run = make_run(folder / "run", arguments.preset)
+        if "engines" in arguments.parts:
+            compare_engines(run, arguments.slices, arguments.rounds, arguments.one_core)
+        if "start" in arguments.parts:
+            measure_start(run, folder, arguments.rounds)
+        if "cohort" in arguments.parts:
+            measure_cohort(run, folder, arguments.rounds)
+        if "memory" in arguments.parts:
+            measure_memory(run)
+
+
+if __name__ == "__main__":
+    main()
