@@ -101,10 +101,11 @@ class FlatAdamW(keras.optimizers.Optimizer):
         """Scale each tensor's part to be no longer than `clipnorm`."""
         if self._clipnorm is None:
             return gradient
-        parts = _unflatten(gradient, variables)
-        norms = ops.sqrt(ops.stack([ops.sum(ops.square(part)) for part in parts]))
+        squares = _split(ops.square(gradient), variables)
+        norms = ops.sqrt(ops.stack([ops.sum(part) for part in squares]))
         scales = ops.unstack(ops.minimum(1.0, self._clipnorm / ops.maximum(norms, 1e-12)))
-        return _flatten([part * scale for part, scale in zip(parts, scales, strict=True)])
+        parts = _split(gradient, variables)
+        return ops.concatenate([part * scale for part, scale in zip(parts, scales, strict=True)])
 
     def _update(self, gradient, weights):
         rate = ops.cast(self.learning_rate, "float32")
@@ -132,18 +133,26 @@ class FlatAdamW(keras.optimizers.Optimizer):
         self._average.assign(current)
 
 
+# Tracing costs by the operation, and most weight tensors are vectors as they are.
+
+
 def _flatten(tensors):
-    return ops.concatenate([ops.reshape(ops.convert_to_tensor(t), (-1,)) for t in tensors])
+    return ops.concatenate([t if len(t.shape) == 1 else ops.reshape(t, (-1,)) for t in tensors])
 
 
-def _unflatten(vector, like):
+def _split(vector, like):
+    """The parts of a vector, each as long as the tensor it belongs to."""
     ends = [0]
     for tensor in like:
         ends.append(ends[-1] + math.prod(tensor.shape))
     vector = ops.convert_to_tensor(vector)
     # Keras cannot split at no place.
-    parts = ops.split(vector, ends[1:-1]) if len(like) > 1 else [vector]
-    return [ops.reshape(part, t.shape) for part, t in zip(parts, like, strict=True)]
+    return ops.split(vector, ends[1:-1]) if len(like) > 1 else [vector]
+
+
+def _unflatten(vector, like):
+    parts = zip(_split(vector, like), like, strict=True)
+    return [part if len(t.shape) == 1 else ops.reshape(part, t.shape) for part, t in parts]
 
 
 def build_schedule(peak, total_steps, warmup_share):
