@@ -203,6 +203,7 @@ def test_ctrl_c_ends_soon_and_keeps_what_is_finished(shards, config, tmp_path):
     assert process.wait(30) == 130
     assert time.monotonic() - asked < 5
     assert b"interrupted" in process.stderr.read()
+    assert [row["trial"] for row in table(folder)] == ["default-0"]
     before = epochs_written(folder)["trial_default-0/seed0/history.csv"]
     line[line.index("--trials") + 1] = "1"
     assert main([*line, "--resume"]) == 0

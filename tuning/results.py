@@ -122,6 +122,18 @@ def rows_of(plan: Plan, results: list[dict]) -> list[dict]:
     ]
 
 
+def write_trials(search: str | Path, plan: Plan, results: list[dict]) -> list[dict]:
+    """Write `trials.csv`; its rows."""
+    rows = rows_of(plan, results)
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(Path(search) / TRIALS, text.getvalue())
+    return rows
+
+
 def write_tables(search: str | Path, plan: Plan, results: list[dict]) -> dict:
     """Write `trials.csv` and `best_config.json`.
 
@@ -131,13 +143,7 @@ def write_tables(search: str | Path, plan: Plan, results: list[dict]) -> dict:
     Raises:
         InputError: No trial has finished; `trials.csv` is there all the same.
     """
-    rows = rows_of(plan, results)
-    if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(Path(search) / TRIALS, text.getvalue())
+    rows = write_trials(search, plan, results)
     winner = best_trial(search, results)
     best = winning_config(plan, winner)
     write_text(Path(search) / BEST_CONFIG, json.dumps(best.to_dict(), indent=2) + "\n")

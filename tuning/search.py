@@ -18,7 +18,7 @@ from tuning.lock import search_lock
 from tuning.oracles import OBJECTIVE, build_oracle
 from tuning.outcome import conclude, is_finished
 from tuning.plan import Plan, check_plan, open_search
-from tuning.results import is_default, read_results
+from tuning.results import is_default, read_results, write_trials
 from tuning.search_space import apply_values
 from tuning.trial import run_trial
 
@@ -64,6 +64,8 @@ class TrialRunner(BaseTuner):
         others = [r for r in read_results(self._folder) if not is_default(r["trial"])]
         try:
             result = run_trial(self._folder, name, values, config, plan, self._cache, others=others)
+            # Up to date at any time, whoever ends the search.
+            write_trials(self._folder, plan, read_results(self._folder))
         except OSError as error:
             raise keras_tuner.errors.FatalError(str(error)) from error
         if self._on_trial:
