@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from strokeseg_tf.config import SMALL
@@ -39,6 +40,13 @@ def test_every_value_of_a_domain_changes_the_configuration(name):
 def test_the_default_of_a_factor_leaves_the_configuration_as_it_is():
     for name in ("filters", "augmentation"):
         assert apply_values(SMALL, {name: SEARCH_SPACE[name].take(SMALL)}) == SMALL
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    """A loss of numpy's doubles would not multiply with TensorFlow's floats."""
+    config = apply_values(SMALL, {"alpha": np.float64(0.5), "filters": np.float64(2)})
+    assert type(config.loss.alpha) is float and config.loss.alpha == 0.5
+    assert config == SMALL.replace(**json.loads(json.dumps(config.to_dict())))
 
 
 def test_a_file_narrows_widens_fixes_switches_on_and_off(tmp_path):

@@ -121,19 +121,20 @@ def _free_port() -> int:
 
 
 def _share(name: str, workers: int) -> dict[str, str]:
-    """A process's part of the processors and of the GPUs."""
+    """A process's part of the processors, unless the user has set it, and of the GPUs."""
     cores = str(max(1, (os.cpu_count() or 1) // workers))
-    share = {key: cores for key in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")}
+    threads = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+    share = {key: os.environ.get(key, cores) for key in threads}
+    if name == CHIEF:
+        return share | {"CUDA_VISIBLE_DEVICES": ""}
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     present = sorted(path.name[6:] for path in Path("/dev").glob("nvidia[0-9]*"))
     devices = [d for d in listed.split(",") if d] if listed is not None else present
-    if name == CHIEF:
-        share["CUDA_VISIBLE_DEVICES"] = ""
-    elif devices:
-        share["CUDA_VISIBLE_DEVICES"] = devices[int(name.removeprefix("worker")) % len(devices)]
-        share["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # Several workers may share a GPU.
-    return {key: os.environ.get(key, value) if "THREADS" in key else value
-            for key, value in share.items()}  # fmt: skip
+    if devices:
+        own = devices[int(name.removeprefix("worker")) % len(devices)]
+        # Several workers may share a GPU.
+        share |= {"CUDA_VISIBLE_DEVICES": own, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    return share
 
 
 def _watch(folder, running, start, seen, on_trial) -> None:

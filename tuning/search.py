@@ -5,11 +5,13 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import keras_tuner
 from keras_tuner.engine.base_tuner import BaseTuner
+from sklearn.exceptions import ConvergenceWarning
 
 from strokeseg_tf.data_cache import DataCache
 from strokeseg_tf.pipeline import usable_studies
@@ -56,10 +58,7 @@ class TrialRunner(BaseTuner):
 
     def run_trial(self, trial):
         """Run it; its objective is the best epoch's, as `Plan.value_of` names it."""
-        plan, name = self._plan, trial.trial_id
-        # The Gaussian process gives numpy's doubles, with which a loss would compute in double.
-        given = trial.hyperparameters.values.items()
-        values = {key: getattr(value, "item", lambda v=value: v)() for key, value in given}
+        plan, name, values = self._plan, trial.trial_id, trial.hyperparameters.values
         config = plan.default if is_default(name) else apply_values(plan.base, values)
         others = [r for r in read_results(self._folder) if not is_default(r["trial"])]
         try:
@@ -176,7 +175,9 @@ def _leave_when_finished(folder: Path, trials: int) -> None:
 def _run(runner, oracle) -> None:
     """Run trials until there are no more; Keras Tuner prints on standard output."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            # Of the Gaussian process on few trials; nothing that a user could mend.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             runner.search()
     except keras_tuner.errors.FatalError as error:
         raise InputError(f"{error}; make room and go on with --resume") from error

@@ -114,7 +114,9 @@ def apply_values(base: Config, values: Mapping) -> Config:
     """The configuration with these values of `SEARCH_SPACE`; other names are left out."""
     for name, parameter in SEARCH_SPACE.items():
         if name in values:
-            base = parameter.put(base, values[name])
+            value = values[name]
+            # With numpy's doubles, which the Gaussian process gives, a loss would be in double.
+            base = parameter.put(base, value if isinstance(value, str) else float(value))
     return base
 
 
