@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from strokeseg_tf import __version__
+from strokeseg_tf.lean_keras import keep_optional_imports_back
 from tfrecord_tools.errors import InputError
 
 DESCRIPTION = """\
@@ -24,6 +25,7 @@ GROUP = "strokeseg_tf.commands"
 def main(argv=None) -> int:
     """Run a command; the exit status: 0 well, 1 our fault, 2 the user's or the data's."""
     _quiet_tensorflow()
+    keep_optional_imports_back()
     arguments = build_parser().parse_args(argv)
     if argv is not None:
         return _run(arguments)
