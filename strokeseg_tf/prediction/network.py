@@ -1,10 +1,10 @@
 """A network -> probabilities for whole studies."""
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from strokeseg_tf.models.variants import modalities_of
 from strokeseg_tf.prediction.inputs import check_study
@@ -43,15 +43,14 @@ class NetworkPredictor:
         self.threshold, self.training_data, self.flips = threshold, training_data, flips
         self.size = next(iter(model.input.values())).shape[1]
         self._batch_size = batch_size
-        self._forward = tf.function(
-            lambda inputs: {m: tf.cast(y, tf.float32) for m, y in model(inputs).items()},
-            input_signature=[
-                {m: tf.TensorSpec((None, self.size, self.size, 1)) for m in self.modalities}
-            ],
+        network = freeze(model) if frozen else functools.partial(model, training=False)
+        slices = tf.TensorSpec((None, self.size, self.size, 1))
+        forward = tf.function(
+            lambda inputs: {m: tf.cast(y, tf.float32) for m, y in network(inputs).items()},
+            input_signature=[dict.fromkeys(self.modalities, slices)],
         )
-
-        if frozen:
-            self._forward = freeze(self._forward)
+        # Of a concrete function the graph is kept, not the Python that made it.
+        self._forward = forward.get_concrete_function() if frozen else forward
 
     def preprocess(self, images: Mapping[str, np.ndarray]) -> dict:
         """The network's input for a study's images `{modality: (slices, height, width)}`."""
@@ -133,18 +132,21 @@ def distinct_slices(volumes) -> tuple[np.ndarray, np.ndarray]:
     return kept, place
 
 
-def freeze(function):
-    """The same function with its variables as constants, which oneDNN then packs only once.
+def freeze(model):
+    """A network's function with its weights as constants, which oneDNN then packs only once.
 
     Args:
-        function: `tf.function` with a signature, from a dictionary to a dictionary of tensors.
+        model: Functional Keras model.
+
+    Returns:
+        From a dictionary of tensors to a dictionary of tensors; it keeps no variable of the model.
     """
-    traced = function.get_concrete_function()
-    frozen = convert_variables_to_constants_v2(traced)
-    names = sorted(traced.structured_outputs)
+    parts = (model.trainable_variables, model.non_trainable_variables)
+    weights = [[np.asarray(variable) for variable in part] for part in parts]
 
-    def call(inputs):
-        outputs = frozen(*(tf.convert_to_tensor(inputs[name]) for name in sorted(inputs)))
-        return dict(zip(names, outputs, strict=True))
+    def forward(inputs):
+        # Inside: made outside they would be inputs of the graph, not constants in it.
+        constants = ([tf.constant(weight) for weight in part] for part in weights)
+        return model.stateless_call(*constants, inputs, training=False)[0]
 
-    return call
+    return forward
