@@ -9,6 +9,10 @@ from strokeseg_tf.serving.layout import DESCRIPTION, read_description, versions_
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.study_files import MODALITIES
 
+#: Up to so many weights become constants: a full-size network computes in 0.87 of the time then, but
+#: takes 4.7 GiB instead of 1.4.
+FROZEN_WEIGHTS = 10_000_000
+
 
 class SavedModelPredictor:
     """Predicts with an exported SavedModel, as `prediction.network.NetworkPredictor` does.
@@ -112,7 +116,8 @@ def _load_file(path: Path, threshold, **known):
 
     network = inference_network(load_network(path))
     threshold = 0.5 if threshold is None else threshold
-    return NetworkPredictor(network, threshold=threshold, frozen=True, **known)
+    frozen = network.count_params() <= FROZEN_WEIGHTS
+    return NetworkPredictor(network, threshold=threshold, frozen=frozen, **known)
 
 
 def load_predictors(models, *, vote=False, mirrored=False, threshold=None, connection=None):

@@ -1,6 +1,7 @@
 """A network -> probabilities for whole studies."""
 
 import functools
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,10 @@ from strokeseg_tf.models.variants import modalities_of
 from strokeseg_tf.prediction.inputs import check_study
 from strokeseg_tf.preprocessing import preprocess, restore, volume_range
 
+#: Slices at once, and the most numbers that a feature map of all of them may hold: 2 slices of the
+#: full-size network, which then stays under 3 GiB with its weights; larger batches are no faster.
+SLICES, MAP_ELEMENTS = 8, 8_000_000
+
 
 class NetworkPredictor:
     """Runs a model over whole studies.
@@ -17,7 +22,8 @@ class NetworkPredictor:
     Args:
         model: A network of `strokeseg_tf.models` that gives logits.
         threshold: Probability above which a voxel is lesion.
-        batch_size: Slices that go through the network at once.
+        batch_size: Most slices that go through the network at once; by default what keeps memory
+            bounded, see `MAP_ELEMENTS`.
         training_data: What its training studies look like, where that is known; see
             `strokeseg_tf.prediction.familiarity.summarise`.
         frozen: Whether the weights become constants: faster, but blind to further training.
@@ -34,7 +40,7 @@ class NetworkPredictor:
         model,
         *,
         threshold=0.5,
-        batch_size=8,
+        batch_size=None,
         training_data=None,
         flips="left_right",
         frozen=False,
@@ -42,7 +48,7 @@ class NetworkPredictor:
         self.modalities = modalities_of(model)
         self.threshold, self.training_data, self.flips = threshold, training_data, flips
         self.size = next(iter(model.input.values())).shape[1]
-        self._batch_size = batch_size
+        self._batch_size = batch_size or _batch_size(model)
         network = freeze(model) if frozen else functools.partial(model, training=False)
         slices = tf.TensorSpec((None, self.size, self.size, 1))
         forward = tf.function(
@@ -130,6 +136,11 @@ def distinct_slices(volumes) -> tuple[np.ndarray, np.ndarray]:
                for i in range(len(constant))]  # fmt: skip
     kept, place = np.unique(same_as, return_inverse=True)
     return kept, place
+
+
+def _batch_size(model) -> int:
+    largest = max(math.prod(layer.output.shape[1:]) for layer in model.layers)
+    return min(max(MAP_ELEMENTS // largest, 1), SLICES)
 
 
 def freeze(model):
