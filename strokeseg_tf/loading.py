@@ -9,8 +9,8 @@ from strokeseg_tf.serving.layout import DESCRIPTION, read_description, versions_
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.study_files import MODALITIES
 
-#: Up to so many weights become constants: a full-size network computes in 0.87 of the time then, but
-#: takes 4.7 GiB instead of 1.4.
+#: Up to so many weights become constants: a full-size network computes in 0.87 of the time then,
+#: but takes 4.7 GiB instead of 1.4.
 FROZEN_WEIGHTS = 10_000_000
 
 
