@@ -11,7 +11,12 @@ import keras
 
 from strokeseg_tf.config import Config
 from strokeseg_tf.data_cache import DataCache
-from strokeseg_tf.engine.callbacks import AveragedWeights, EpochLine, EpochLogs
+from strokeseg_tf.engine.callbacks import (
+    AveragedWeights,
+    EpochLine,
+    EpochLogs,
+    SeededDropout,
+)
 from strokeseg_tf.engine.curves import draw_curves
 from strokeseg_tf.engine.distribution import (
     build_strategy,
@@ -147,14 +152,17 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
     studies = cache.studies(predictor, split, settings.rater)
     validation = StudyValidation(predictor, build_loss(config.loss), studies)
     board = keras.callbacks.TensorBoard(run.logs, write_graph=False)
-    averaged = AveragedWeights(swapped=bool(history))
+    every_worker = [
+        AveragedWeights(swapped=bool(history)),
+        SeededDropout(settings.seed),
+    ]
     logs = EpochLogs(
         order.steps * order.batch_size,
         lambda epoch, step: sorted(set(slices.studies[order(epoch)[step]])),
     )
     line = [EpochLine(settings.epochs)] if verbose else []
     pictures = Overlays(predictor, studies, run.logs, settings.epochs)
-    writing = [averaged, validation, logs, recorder, *line, pictures, board, *callbacks]
+    writing = [validation, logs, recorder, *line, pictures, board, *callbacks]
     train(
         trainer,
         batches,
@@ -165,7 +173,7 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
         initial_epoch=len(history),
         # Keras's line an epoch would say the same at length; its bar shows the steps.
         verbose=0 if verbose == 2 else verbose,
-        callbacks=writing if cluster.writes else [averaged, logs],
+        callbacks=every_worker + (writing if cluster.writes else [logs]),
     )
     return recorder.history
 

@@ -5,9 +5,30 @@ import sys
 import time
 
 import keras
+import numpy as np
 
 from strokeseg_tf.engine.history import mean_dice
 from tfrecord_tools.errors import InputError
+
+
+class SeededDropout(keras.callbacks.Callback):
+    """Makes dropout a function of (seed, epoch): checkpoints do not hold its random state.
+
+    Args:
+        seed: The run's seed.
+    """
+
+    def __init__(self, seed):
+        super().__init__()
+        self._seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        dropouts = [la for la in self.model.layers if isinstance(la, keras.layers.Dropout)]
+        states = np.random.default_rng([self._seed, epoch]).integers(
+            0, 2**32, (len(dropouts), 2), dtype=np.uint32
+        )
+        for layer, state in zip(dropouts, states, strict=True):
+            layer.seed_generator.state.assign(state)
 
 
 class EpochLogs(keras.callbacks.Callback):
