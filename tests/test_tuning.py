@@ -121,6 +121,18 @@ def test_the_winner_is_a_configuration_that_fit_takes(found, shards, capsys):
     assert "0.004" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_run_with_its_settings_names_the_search_and_the_trial(found, shards, tmp_path):
+    folder, _ = found
+    noted = json.loads((folder / "best_trial.json").read_text(encoding="utf-8"))
+    assert (noted["name"], noted["trial"]) == ("search", "0")
+    scores = {row["trial"]: float(row["validation_dice_native"]) for row in table(folder)[:2]}
+    assert noted["score"] == pytest.approx(scores["0"])
+    line = ["fit", str(shards), "--run", str(tmp_path / "run"), "--epochs", "1", "--config"]
+    assert main([*line, str(folder / "best_config.json")]) == 0
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["search"] == noted
+
+
 def test_a_finished_search_is_told_again_and_trains_nothing(found, capsys):
     folder, line = found
     before = epochs_written(folder)

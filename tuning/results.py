@@ -16,6 +16,8 @@ from tuning.search_space import SEARCH_SPACE, apply_values
 RESULT = "result.json"
 TRIALS = "trials.csv"
 BEST_CONFIG = "best_config.json"
+#: Beside it, for `fit` to note where the configuration comes from.
+BEST_TRIAL = "best_trial.json"
 #: A repeat of the default is a trial of this name and a number.
 DEFAULT = "default"
 
@@ -122,6 +124,18 @@ def rows_of(plan: Plan, results: list[dict]) -> list[dict]:
     ]
 
 
+def origin(search: str | Path, plan: Plan, winner: dict) -> dict:
+    """What `environment.json` and the model card say of the search behind a run."""
+    return {
+        "name": Path(search).resolve().name,
+        "trial": winner["trial"],
+        "tuner": plan.tuner,
+        "objective": plan.objective,
+        "score": winner["score"],
+        "values": {k: v for k, v in winner["values"].items() if not k.startswith("tuner/")},
+    }
+
+
 def write_trials(search: str | Path, plan: Plan, results: list[dict]) -> list[dict]:
     """Write `trials.csv`; its rows."""
     rows = rows_of(plan, results)
@@ -135,7 +149,7 @@ def write_trials(search: str | Path, plan: Plan, results: list[dict]) -> list[di
 
 
 def write_tables(search: str | Path, plan: Plan, results: list[dict]) -> dict:
-    """Write `trials.csv` and `best_config.json`.
+    """Write `trials.csv`, `best_config.json` and `best_trial.json`.
 
     Returns:
         `{"trials": rows of the table, "winner": result, "best": configuration}`.
@@ -146,5 +160,7 @@ def write_tables(search: str | Path, plan: Plan, results: list[dict]) -> dict:
     rows = write_trials(search, plan, results)
     winner = best_trial(search, results)
     best = winning_config(plan, winner)
-    write_text(Path(search) / BEST_CONFIG, json.dumps(best.to_dict(), indent=2) + "\n")
+    contents = {BEST_CONFIG: best.to_dict(), BEST_TRIAL: origin(search, plan, winner)}
+    for name, content in contents.items():
+        write_text(Path(search) / name, json.dumps(content, indent=2) + "\n")
     return {"trials": rows, "winner": winner, "best": best}

@@ -1,12 +1,10 @@
 """From search to run: the winner trained in full."""
 
-from pathlib import Path
-
 from strokeseg_tf.config import Config
 from strokeseg_tf.console import keras_progress
 from strokeseg_tf.training import fit
 from tuning.plan import Plan
-from tuning.results import winning_config
+from tuning.results import origin, winning_config
 
 
 def fit_best(shards, search, run, plan: Plan, winner: dict, base: Config):
@@ -35,15 +33,3 @@ def fit_best(shards, search, run, plan: Plan, winner: dict, base: Config):
             verbose=verbose,
             origin=origin(search, plan, winner),
         )
-
-
-def origin(search, plan: Plan, winner: dict) -> dict:
-    """What `environment.json` and the model card say of the search behind a run."""
-    return {
-        "name": Path(search).resolve().name,
-        "trial": winner["trial"],
-        "tuner": plan.tuner,
-        "objective": plan.objective,
-        "score": winner["score"],
-        "values": {k: v for k, v in winner["values"].items() if not k.startswith("tuner/")},
-    }

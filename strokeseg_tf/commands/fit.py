@@ -1,8 +1,10 @@
 """`strokeseg-tf fit`: train one variant."""
 
 import dataclasses
+from pathlib import Path
 
 from strokeseg_tf.commands.settings import add_config_arguments, resolve_config
+from strokeseg_tf.config import read_object
 from strokeseg_tf.console import keras_progress, print_table, remark
 
 HELP = "train one variant on a shards folder"
@@ -53,6 +55,7 @@ def run(arguments):
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             verbose=verbose,
+            origin=_origin(arguments.config),
         )
     if not history:
         remark(f"this worker is done; the first one writes {arguments.folder}")
@@ -62,6 +65,13 @@ def run(arguments):
     remark(f"best of {len(history)} epochs by mean validation Dice:")
     print_table(columns, [[best[c] for c in columns]])
     print(arguments.folder)
+
+
+def _origin(config_file):
+    """What `tune` has noted beside its `best_config.json`; None for any other file."""
+    file = Path(config_file or "")
+    note = file.with_name("best_trial.json") if file.name == "best_config.json" else None
+    return read_object(note) if note and note.is_file() else None
 
 
 def print_plan(shards, config):
