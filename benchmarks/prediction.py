@@ -1,6 +1,6 @@
-"""Claims: local prediction is, at full size, no slower than PyTorch on the same CPU; a mask lies on
-the disk within 8 s of typing `predict` (small model, one study); a cohort spends less than 5 % of
-its time outside of the network; memory at full size stays under 3 GiB for any number of slices.
+"""What is asked of local prediction: at full size no slower than PyTorch on the same CPU; a mask on
+the disk within 8 s of typing `predict` (small model, one study); less than 5 % of a cohort's time
+outside of the network; under 3 GiB at full size for any number of slices.
 
 Networks are untrained, with the moving statistics of normalisation drawn at random. Parts:
 
@@ -28,6 +28,8 @@ from pathlib import Path
 import numpy as np
 
 # First: it says how TensorFlow, which Keras loads, is to compute.
+from torch_twin import torch_twin
+
 from strokeseg_tf.config import PRESETS
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.runs import Run
@@ -161,67 +163,6 @@ def peers(network, inputs, one_core):
         f"OpenVINO {openvino.__version__.partition('-')[0]}",
         lambda: np.moveaxis(compiled_ov(arrays)[0], 1, 3),
     )
-
-
-def torch_twin(network):
-    """The same network as a `torch.nn.Module` that takes and gives a tensor for each modality."""
-    import keras
-    import torch
-    from torch.nn import functional as F
-
-    class Twin(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.convolutions = torch.nn.ModuleDict()
-            for layer in network.layers:
-                if isinstance(layer, keras.layers.Conv2D):
-                    self.convolutions[layer.name] = as_torch(layer)
-
-        def forward(self, *images):
-            values = dict(zip(names, images, strict=True))
-            for name, kind, sources in plan:
-                values[name] = self.apply_one(name, kind, [values[s] for s in sources])
-            return tuple(values[output] for output in outputs)
-
-        def apply_one(self, name, kind, x):
-            if kind == "Conv2D":
-                y = self.convolutions[name](x[0])
-                return torch.sigmoid(y) if name in sigmoids else y
-            return {
-                "ReLU": lambda: F.relu(x[0]),
-                "Add": lambda: x[0] + x[1],
-                "Multiply": lambda: x[0] * x[1],
-                "Concatenate": lambda: torch.cat(x, 1),
-                "AveragePooling2D": lambda: F.avg_pool2d(x[0], 2),
-                "UpSampling2D": lambda: F.interpolate(x[0], scale_factor=2, mode="nearest"),
-            }[kind]()
-
-    def source(tensor):
-        return tensor._keras_history.operation.name
-
-    names = [source(tensor) for tensor in network.input.values()]
-    outputs = [source(tensor) for tensor in network.output.values()]
-    plan = [
-        (layer.name, type(layer).__name__, [source(t) for t in keras.tree.flatten(layer.input)])
-        for layer in network.layers
-        if not isinstance(layer, keras.layers.InputLayer)
-    ]
-    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
-    sigmoids = {c.name for c in convolutions if c.activation is keras.activations.sigmoid}
-    return Twin()
-
-
-def as_torch(layer):
-    """A Keras convolution as a `torch.nn.Conv2d`."""
-    import torch
-
-    kernel, bias = layer.get_weights()
-    height, width, inputs, outputs = kernel.shape
-    convolution = torch.nn.Conv2d(inputs, outputs, (height, width), padding=height // 2)
-    with torch.no_grad():
-        convolution.weight.copy_(torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()))
-        convolution.bias.copy_(torch.from_numpy(bias))
-    return convolution
 
 
 def write_studies(folder, count, slices):

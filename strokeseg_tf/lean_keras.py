@@ -1,15 +1,15 @@
 """Keras without the libraries that it imports only to see whether they are there.
 
-Importing Keras imports scikit-learn (for its wrappers) and matplotlib's pyplot (for its galleries)
-where they are installed: a third of the time, for nothing that a command uses.
+Importing Keras imports scikit-learn for its wrappers, pyplot and OpenCV for its galleries and pandas
+for its tables, where they are installed: a third of the time, for nothing that a command uses.
 """
 
 import importlib.abc
 import sys
 
 #: What is kept back, and from whom.
-OPTIONAL = {"sklearn", "matplotlib", "matplotlib.pyplot"}
-ASKING = ("keras.src.wrappers", "keras.src.visualization")
+OPTIONAL = {"sklearn", "matplotlib", "matplotlib.pyplot", "cv2", "pandas"}
+ASKING = ("keras.src.wrappers", "keras.src.visualization", "keras.src.trainers.data_adapters")
 
 
 class _KeptBack(importlib.abc.MetaPathFinder):

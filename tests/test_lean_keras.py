@@ -9,7 +9,7 @@ from strokeseg_tf.lean_keras import keep_optional_imports_back
 
 keep_optional_imports_back()
 import keras
-assert not {"sklearn", "matplotlib"} & set(sys.modules)
+assert not {"sklearn", "matplotlib", "cv2", "pandas"} & set(sys.modules)
 import matplotlib.pyplot
 import sklearn
 print(keras.__version__)

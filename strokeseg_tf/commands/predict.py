@@ -5,7 +5,6 @@ import contextlib
 
 from strokeseg_tf.console import print_table, progress, remark
 from strokeseg_tf.interruption import stopped_alike
-from strokeseg_tf.lean_imports import leaner_keras
 from strokeseg_tf.serving.connection import (
     DEADLINE_S,
     MAX_MESSAGE_MB,
@@ -137,8 +136,7 @@ def run(arguments):
             check_from_dicom(sources)
         for text in sources.remarks:
             remark(text)
-        with leaner_keras():
-            predictor = load(arguments)
+        predictor = load(arguments)
         result = predict(arguments, predictor, sources)
     print_result(result, arguments)
     for text in tell_alarms_of(result):
