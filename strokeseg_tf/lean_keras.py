@@ -1,7 +1,7 @@
 """Keras without the libraries that it imports only to see whether they are there.
 
-Importing Keras imports scikit-learn for its wrappers, pyplot and OpenCV for its galleries and pandas
-for its tables, where they are installed: a third of the time, for nothing that a command uses.
+Importing Keras imports scikit-learn for its wrappers, pyplot and OpenCV for its galleries and
+pandas for its tables, where they are installed: a third of the time, for nothing a command uses.
 """
 
 import importlib.abc
