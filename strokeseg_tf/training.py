@@ -103,13 +103,13 @@ def fit(
             )
         devices = cluster, strategy
         history = _train(cache, run, config, split, history, verbose, callbacks, devices)
+        if cluster.writes:
+            draw_curves(history, run.curves_file)
     if not cluster.writes:
         return []
     if settings.threshold is None and not run.threshold_file.is_file():
         best = NetworkPredictor(load_network(run.model_file))
         run.write_threshold(choose_threshold(best, shards, split, settings.rater))
-    if not run.curves_file.is_file():
-        draw_curves(history, run.curves_file)
     return history
 
 
