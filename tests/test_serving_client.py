@@ -721,6 +721,12 @@ def here(local, cohort, tmp_path_factory):
     return out
 
 
+def without_alarms(text):
+    """What is told on standard error beside alarms: an untrained network marks nothing."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if "nothing is marked on" not in line)
+
+
 @both_protocols
 def test_the_command_predicts_with_an_address_as_with_a_path(
     protocol, server, here, cohort, tmp_path, capsys
@@ -728,7 +734,7 @@ def test_the_command_predicts_with_an_address_as_with_a_path(
     where, out = address(protocol, server), tmp_path / "out"
     assert main(["predict", where, str(cohort), "-o", str(out), "--probabilities", "--json"]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert without_alarms(captured.err) == ""
     result = json.loads(captured.out)
     assert result == json.loads((out / "predictions.json").read_text())
     assert (result["model"], result["version"], result["threshold"]) == (where, 2, 0.45)
@@ -750,7 +756,7 @@ def test_a_bad_study_is_named_and_the_others_are_written(server, cohort, tmp_pat
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine), dwi)
     line = ["predict", address("grpc", server), bad.parent, "-o", tmp_path / "out"]
     assert main([str(word) for word in line]) == 2
-    errors = capsys.readouterr().err
+    errors = without_alarms(capsys.readouterr().err)
     assert errors.count("\n") == 1 and "1 of 2 studies failed" in errors
     assert "bad-one: " in errors and "NaN" in errors
     assert (tmp_path / "out" / "good_dwi_mask.nii.gz").is_file()
