@@ -43,6 +43,8 @@ from tfrecord_tools.atomic import check_free, write_text
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.shards import read_dataset_info
 
+#: A checkpoint of a small network takes as long as a fifth of its epoch.
+TRIAL_CHECKPOINT_SECONDS = 15.0
 PACKAGES = ("strokeseg-tf", "tensorflow", "keras", "numpy", "albumentations")
 
 
@@ -57,6 +59,7 @@ def fit(
     callbacks=(),
     cache=None,
     origin=None,
+    trial=False,
 ):
     """Train the variant that `config` names and write a run folder.
 
@@ -72,6 +75,8 @@ def fit(
         callbacks: More Keras callbacks; they see the complete logs of an epoch that is on disk.
         cache: `DataCache` of the shards, shared by runs of this process.
         origin: What search the settings come from, for `environment.json`.
+        trial: One of many that are compared by their histories: no pictures, no TensorBoard, and
+            a checkpoint only every `TRIAL_CHECKPOINT_SECONDS`.
 
     Returns:
         The history: a dictionary for each epoch; empty on workers but the first, which write
@@ -102,8 +107,8 @@ def fit(
                 cache.description(settings.train_split, modalities=modalities, rater=settings.rater)
             )
         devices = cluster, strategy
-        history = _train(cache, run, config, split, history, verbose, callbacks, devices)
-        if cluster.writes:
+        history = _train(cache, run, config, split, history, verbose, callbacks, devices, trial)
+        if cluster.writes and not trial:
             draw_curves(history, run.curves_file)
     if not cluster.writes:
         return []
@@ -113,7 +118,9 @@ def fit(
     return history
 
 
-def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, callbacks, devices):
+def _train(
+    cache: DataCache, run: Run, config: Config, split, history, verbose, callbacks, devices, trial
+):
     """Train from where `history` ends; the whole history."""
     cluster, strategy = devices
     settings, modalities = config.training, config.model.modalities
@@ -145,13 +152,12 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
         trainer = fuse_norms(network)
         # Inside, so that Keras adds loss scaling to float16.
         compile_trainer(trainer, config, order.steps)
-    recorder = RunRecorder(run, network, history)
+    recorder = RunRecorder(run, network, history, TRIAL_CHECKPOINT_SECONDS if trial else 0.0)
     if history:
         recorder.restore(trainer)
     predictor = NetworkPredictor(trainer, threshold=settings.metric_threshold)
     studies = cache.studies(predictor, split, settings.rater)
     validation = StudyValidation(predictor, build_loss(config.loss), studies)
-    board = keras.callbacks.TensorBoard(run.logs, write_graph=False)
     every_worker = [
         AveragedWeights(swapped=bool(history)),
         SeededDropout(settings.seed),
@@ -160,9 +166,11 @@ def _train(cache: DataCache, run: Run, config: Config, split, history, verbose, 
         order.steps * order.batch_size,
         lambda epoch, step: sorted(set(slices.studies[order(epoch)[step]])),
     )
-    line = [EpochLine(settings.epochs)] if verbose else []
-    pictures = Overlays(predictor, studies, run.logs, settings.epochs)
-    writing = [validation, logs, recorder, *line, pictures, board, *callbacks]
+    shown = [EpochLine(settings.epochs)] if verbose else []
+    if not trial:
+        shown.append(Overlays(predictor, studies, run.logs, settings.epochs))
+        shown.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
+    writing = [validation, logs, recorder, *shown, *callbacks]
     train(
         trainer,
         batches,

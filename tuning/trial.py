@@ -133,9 +133,8 @@ def _train(run, config, rules, plan, cache) -> dict:
         keras.utils.clear_session()
         gc.collect()
         end = EarlyEnd(rules, plan.value_of, curve)
-        history = fit(
-            cache.shards, run, config, resume=True, verbose=0, callbacks=[end], cache=cache
-        )
+        options = {"resume": True, "verbose": 0, "callbacks": [end], "cache": cache}
+        history = fit(cache.shards, run, config, trial=True, **options)
     best = max(history, key=plan.value_of)
     return {
         "run": run.name,

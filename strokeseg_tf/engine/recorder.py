@@ -1,6 +1,7 @@
 """Keeps what an epoch brought: the best model, the last state, the row of the history."""
 
 import os
+import time
 from pathlib import Path
 
 import keras
@@ -13,14 +14,22 @@ from tfrecord_tools.atomic import write_text
 class RunRecorder(keras.callbacks.Callback):
     """Keeps the best model, the last state and the history; each file appears whole.
 
-    The row of an epoch is written last: an epoch that has a row has its checkpoint.
+    The row of an epoch is written last: the last epoch that has a row has its checkpoint.
+
+    Args:
+        run: The run.
+        network: What is saved as the best model.
+        history: Rows of the epochs before; it is extended.
+        checkpoint_seconds: Least time between two checkpoints; the last epoch always gets one.
     """
 
-    def __init__(self, run: Run, network, history: list[dict]):
+    def __init__(self, run: Run, network, history: list[dict], checkpoint_seconds=0.0):
         super().__init__()
         self.history = history
         self._run = run
         self._network = network
+        self._pause_seconds, self._kept = checkpoint_seconds, len(history)
+        self._kept_at = time.monotonic()
 
     def restore(self, trainer):
         """Load the state after the last epoch of the history."""
@@ -32,11 +41,21 @@ class RunRecorder(keras.callbacks.Callback):
         best = max(map(mean_dice, self.history), default=-1.0)
         if mean_dice(row) > best:
             _save_whole(self._run.model_file, self._network.save)
-        self._run.checkpoints.mkdir(exist_ok=True)
-        _save_whole(self._checkpoint(epoch + 1), self.model.save_weights)
         self.history.append(row)
+        if time.monotonic() - self._kept_at >= self._pause_seconds:
+            self._keep()
+
+    def on_train_end(self, logs=None):
+        if len(self.history) > self._kept:
+            self._keep()
+
+    def _keep(self):
+        epochs = len(self.history)
+        self._run.checkpoints.mkdir(exist_ok=True)
+        _save_whole(self._checkpoint(epochs), self.model.save_weights)
         write_text(self._run.history_file, to_csv(self.history))
-        self._checkpoint(epoch).unlink(missing_ok=True)
+        self._checkpoint(self._kept).unlink(missing_ok=True)
+        self._kept, self._kept_at = epochs, time.monotonic()
 
     def _checkpoint(self, epochs):
         return self._run.checkpoints / f"epoch-{epochs:05d}.weights.h5"
