@@ -44,7 +44,7 @@ def overlay_figure(
         path: PNG file to write.
         study: study id, for the title.
         images: at least one float array [slice, x, y] by modality; ADC in 1e-3 mm2/s is shown
-            from 0 to 3, anything else between percentiles of the head.
+            from 0 to 2, anything else between percentiles of the head.
         contours: bool arrays [slice, x, y] by modality, then by who drew them (a rater or a run).
         raters: the names among them that are raters: dashed; runs are solid lines.
         spacing_mm: voxel size in mm in array order: slice, x, y.

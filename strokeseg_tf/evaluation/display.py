@@ -104,13 +104,13 @@ def busiest_slices(contours: Mapping[str, Volumes], n_slices: int) -> list[int]:
 
 
 def grey_window(modality: str, image: np.ndarray) -> tuple[float, float]:
-    """Grey range: ADC 0 to 3 where its median says 1e-3 mm2/s, else the head's 1-99.5 %."""
+    """Grey range: ADC 0 to 2 where its median says 1e-3 mm2/s, else the head's 1-99.5 %."""
     image = _sample(image)
     positive = image[np.isfinite(image) & (image > 0)]
     if not positive.size:
         return 0.0, 1.0
     if modality == "adc" and 0.1 < np.median(positive) < 10:
-        return 0.0, 3.0
+        return 0.0, 2.0
     head = positive[positive > 0.1 * np.percentile(positive, 99.5)]
     low, high = np.percentile(head, (1, 99.5))
     return (low, high) if high > low else (0.0, high)
