@@ -14,7 +14,7 @@ CORE = models losses metrics optimiser preprocessing augmentation augmentation_s
 	reader pipeline training fused_norm prediction inference_network serving serving_client verify saved_model_safety \
 	evaluation_report real_data
 
-.PHONY: demo test test-slow test-latest test-beam check bench clean
+.PHONY: demo test test-slow test-latest test-beam test-backends check bench clean
 
 demo: $(VENV)/installed  ## the main job on a phantom cohort
 	$(BIN)/strokeseg-tf demo --out demo --overwrite
@@ -31,6 +31,9 @@ test-latest: .venv-latest/installed  ## the core on the newest TensorFlow, witho
 test-beam: .venv-beam/installed  ## conversion in Apache Beam, whose pins differ from ours
 	.venv-beam/bin/python -m pytest tests/test_beam.py
 
+test-backends: .venv-backends/installed  ## networks and recipe on JAX and PyTorch
+	.venv-backends/bin/python -m pytest tests/test_models.py -k another_backend
+
 check: $(VENV)/installed  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,7 +42,7 @@ bench: $(VENV)/installed  ## the claims of the README, measured
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf .venv .venv-latest .venv-beam demo
+	rm -rf .venv .venv-latest .venv-beam .venv-backends demo
 
 # constraints.txt holds the versions that were tested together.
 $(VENV)/installed: setup.cfg constraints.txt
@@ -55,6 +58,11 @@ $(VENV)/installed: setup.cfg constraints.txt
 .venv-beam/installed: setup.cfg
 	$(call new_environment,.venv-beam)
 	.venv-beam/bin/python -m pip install --quiet --editable '.[beam,test]'
+	touch $@
+
+.venv-backends/installed: setup.cfg
+	$(call new_environment,.venv-backends)
+	.venv-backends/bin/python -m pip install --quiet --editable '.[test]' jax torch
 	touch $@
 
 define new_environment
