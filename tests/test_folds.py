@@ -43,6 +43,7 @@ def test_slices_of_a_fold_are_those_of_its_studies(folded):
     assert sum(counts[::2]) == 2 * sum(counts[1::2])
 
 
+@pytest.mark.slow
 def test_a_run_on_a_fold_is_kept_apart_from_others(folded, tmp_path):
     history = fit(folded, tmp_path / "run", of_fold(1), verbose=0)
     assert len(history) == 1 and "val_adc_dice" in history[0]

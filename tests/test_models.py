@@ -363,6 +363,7 @@ def run_python(script, *arguments, backend):
     )
 
 
+@pytest.mark.slow
 def test_saved_models_load_with_keras_alone_and_equal_those_in_memory(saved):
     result = run_python(LOAD_WITH_KERAS_ALONE, saved, 1e-6, backend="tensorflow")
     assert result.stdout.split() == [str(len(VARIANTS)), "tensorflow"], result.stderr

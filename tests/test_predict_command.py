@@ -88,6 +88,7 @@ def test_without_figures_there_are_images_alone(runs, alone):
     assert {"".join(p.suffixes) for p in (alone / runs[0].name).iterdir()} == {".nii.gz", ".json"}
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_and_its_uncertainty_the_spread(runs, alone, few, tmp_path):
     out = tmp_path / "all"
     several = ["--ensemble", *runs[1:], "--uncertainty"]
@@ -101,6 +102,7 @@ def test_an_ensemble_is_the_mean_and_its_uncertainty_the_spread(runs, alone, few
         np.testing.assert_allclose(spread, single.std(axis=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_vote_marks_what_two_of_three_mark(runs, alone, few, tmp_path):
     out = tmp_path / "all"
     assert predict(runs[0], few, "-o", out, "--no-figures", "--vote", "--ensemble", *runs[1:]) == 0

@@ -226,6 +226,7 @@ def test_versions_count_up_and_the_highest_is_loaded(tmp_path):
     assert isinstance(load_predictor(tmp_path / "m"), SavedModelPredictor)
 
 
+@pytest.mark.slow
 def test_a_unimodal_export_takes_its_one_modality(tmp_path):
     run = make_run(tmp_path / "run", variant="unimodal", modality="dwi")
     predictor = load_predictor(export(run.folder, tmp_path / "served"))

@@ -178,6 +178,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_rate(shards, tmp_path):
         fit(shards, tmp_path / "nan", config, verbose=0)
 
 
+@pytest.mark.slow
 def test_training_without_a_validation_split_chooses_on_the_training_studies(cohort, tmp_path):
     from tfrecord_tools.conversion import convert
 
