@@ -29,4 +29,5 @@ def _importer() -> str:
 
 def keep_optional_imports_back():
     """From now on; whoever else imports these libraries gets them."""
-    sys.meta_path.insert(0, _KeptBack())
+    if not any(isinstance(finder, _KeptBack) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _KeptBack())

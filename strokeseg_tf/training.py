@@ -166,7 +166,7 @@ def _train(
         order.steps * order.batch_size,
         lambda epoch, step: sorted(set(slices.studies[order(epoch)[step]])),
     )
-    shown = [EpochLine(settings.epochs)] if verbose else []
+    shown = [EpochLine(settings.epochs, history)] if verbose else []
     if not trial:
         shown.append(Overlays(predictor, studies, run.logs, settings.epochs))
         shown.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))

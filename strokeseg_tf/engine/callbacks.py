@@ -71,12 +71,13 @@ class EpochLine(keras.callbacks.Callback):
 
     Args:
         epochs: Epochs in all.
+        history: Rows of the epochs before.
     """
 
-    def __init__(self, epochs):
+    def __init__(self, epochs, history):
         super().__init__()
         self._epochs = epochs
-        self._best = -1.0
+        self._best = max(map(mean_dice, history), default=-1.0)
         self._seconds = []
 
     def on_epoch_end(self, epoch, logs=None):

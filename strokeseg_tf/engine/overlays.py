@@ -25,7 +25,7 @@ class Overlays(keras.callbacks.Callback):
         self._studies = studies
         self._folder = folder
         self._every = max(1, epochs // PICTURES)
-        self._chosen = None
+        self._chosen = self._writer = None
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch % self._every:
@@ -34,7 +34,9 @@ class Overlays(keras.callbacks.Callback):
 
         self._chosen = self._chosen or _choose(self._studies)
         cut = np.log(self._predictor.threshold / (1 - self._predictor.threshold))
-        with tf.summary.create_file_writer(str(self._folder / "overlays")).as_default(step=epoch):
+        folder = str(self._folder / "overlays")
+        self._writer = self._writer or tf.summary.create_file_writer(folder)
+        with self._writer.as_default(step=epoch):  # Which flushes when it ends.
             for modality in self._predictor.modalities:
                 pictures = []
                 for inputs, targets in self._chosen:
