@@ -1,8 +1,12 @@
 """Shards on an S3 server: real commands against a real server on this machine."""
 
+import base64
 import contextlib
+import ctypes
+import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +28,7 @@ EndpointConnectionError = pytest.importorskip("botocore.exceptions").EndpointCon
 
 KEY, SECRET_KEY = "AKIAQWERTYUIOP", "a-secret-that-nobody-prints"
 ROOT = "s3://bucket/cohort"
+SHARES = "train=0.5,validation=0.25,test=0.25"
 
 
 def free_port():
@@ -81,17 +86,20 @@ def run(address, *arguments, **environment):
     return run_python(address, "-m", "strokeseg_tf.cli", *arguments, **environment)
 
 
-def run_python(address, *arguments, **environment):
-    variables = {
+def variables(address):
+    return os.environ | {
         "S3_ENDPOINT": address,
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "AWS_REGION": "us-east-1",
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+def run_python(address, *arguments, **environment):
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env=os.environ | variables | environment,
+        env=variables(address) | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -130,8 +138,7 @@ def refused_all(address, *commands):
 
 @pytest.fixture(scope="module")
 def uploaded(server, cohort):
-    shares = "train=0.5,validation=0.25,test=0.25"
-    done = run(server, "convert", cohort, ROOT, "--split", shares)
+    done = run(server, "convert", cohort, ROOT, "--split", SHARES)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == ROOT
     return ROOT
@@ -245,8 +252,11 @@ def test_wrong_credentials_are_told(shards):
 
 
 @contextlib.contextmanager
-def cutting_proxy(address, allowance):
-    """A server that hands connections on to `address` and cuts each after so many bytes."""
+def cutting_proxy(address, allowance, stalls=None):
+    """A server that hands connections on to `address` and cuts each after so many bytes.
+
+    With an event in `stalls` it sets that instead, and hands on no more.
+    """
     host, port = address.removeprefix("http://").split(":")
 
     def carry(source, target):
@@ -255,6 +265,9 @@ def cutting_proxy(address, allowance):
             while (content := source.recv(4096)) and left > 0:
                 target.sendall(content[:left])
                 left -= len(content)
+        if stalls and left <= 0:
+            stalls.set()
+            return
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -279,6 +292,105 @@ def test_a_connection_cut_in_the_middle_is_told(server, uploaded):
     assert ROOT in line
 
 
+# The clients of other storages, against servers that refuse
+
+
+@contextlib.contextmanager
+def answering(status):
+    """A server that answers every request with a status; its address."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD = do_PUT = answer
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "told"), [(404, "does not exist"), (403, "is refused by")])
+def test_azure_says_what_is_missing_and_what_is_refused(cohort, status, told, monkeypatch):
+    """tensorflow-io reports both as internal errors; a missing file is no missing container."""
+    place = "az://account/container/shards"
+    with answering(status) as address:
+        monkeypatch.setenv("TF_AZURE_STORAGE_BLOB_ENDPOINT", f"{address}/account")
+        monkeypatch.setenv("TF_AZURE_STORAGE_KEY", base64.b64encode(SECRET_KEY.encode()).decode())
+        lines = refused_all(address, ["inspect", place], ["convert", cohort, place])
+    assert all(told in line for line in lines)
+
+
+def test_hdfs_without_hadoop_is_told_before_anything_is_converted(cohort):
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libhdfs.so")
+        pytest.skip("Hadoop is installed")
+    with socket.create_server(("127.0.0.1", 0)) as namenode:
+        place = f"hdfs://127.0.0.1:{namenode.getsockname()[1]}/shards"
+        for line in refused_all("", ["inspect", place], ["convert", cohort, place]):
+            assert "needs Hadoop's libhdfs.so" in line
+
+
+# What is interrupted goes on
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """Where what is to be uploaded is made; nothing is left of it in the end."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    yield tmp_path / "caches" / "strokeseg-tf"
+    assert not list((tmp_path / "caches" / "strokeseg-tf").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["conversion", "upload"])
+def test_a_killed_conversion_goes_on_to_the_same_objects(server, cohort, shards, caches, moment):
+    uploading, out = threading.Event(), f"killed-{moment}"
+    finished = 2 if moment == "conversion" else 8
+    command = ["convert", str(cohort), f"s3://bucket/{out}", "--split", SHARES]
+    with cutting_proxy(server, 50_000, uploading) as address:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "strokeseg_tf.cli", *command],
+            env=variables(address),
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and process.poll() is None:
+            parts = len(list(caches.glob(".*/parts/*.json")))
+            if parts >= finished and (moment == "conversion" or uploading.is_set()):
+                break
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    kept = len(list(caches.glob(".*/parts/*.json")))
+    assert kept >= finished
+    assert f"{out}/{MANIFEST}" not in objects(server, out)
+    done = run(server, *command)
+    assert done.returncode == 0, done.stderr
+    assert f"{kept} finished studies are taken up again" in done.stderr
+    assert {key.rpartition("/")[2]: fetch(server, key) for key in objects(server, f"{out}/")} == {
+        path.name: path.read_bytes() for path in shards.iterdir()
+    }
+
+
+@pytest.mark.slow
+def test_an_upload_that_fails_keeps_what_was_converted(server, cohort, shards, caches):
+    command = ["convert", cohort, "s3://bucket/failed", "--split", SHARES]
+    with cutting_proxy(server, 50_000) as address:
+        line = refused(run(address, *command))
+    (work,) = caches.iterdir()
+    assert f"is kept in {work}: the same command goes on" in line
+    done = run(server, *command)
+    assert done.returncode == 0 and "8 finished studies are taken up again" in done.stderr
+    assert len(objects(server, "failed/")) == len(list(shards.iterdir()))
+
+
 def test_addresses_are_what_pathlib_makes_of_them_too():
     assert (
         locate("s3://bucket/a/b/") == locate(Path("s3://bucket/a/b")) == Remote("s3://bucket/a/b")
@@ -295,14 +407,20 @@ def test_credentials_in_an_address_are_refused_unprinted(scheme):
         assert SECRET_KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize("address", ["ftp://host/x", "http://host/x", "s3://bucket", "s3://a//b"])
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://host/x", "http://host/x", "s3://bucket", "s3://a//b", "az://account/container"],
+)
 def test_what_is_no_place_is_refused(address):
-    with pytest.raises(InputError, match="s3://"):
+    with pytest.raises(InputError, match=r"use a folder or one of|names no folder; write"):
         locate(address)
 
 
-def test_secrets_of_the_environment_leave_every_text(monkeypatch):
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "tokentoken")
+@pytest.mark.parametrize(
+    "name", ["AWS_SESSION_TOKEN", "TF_AZURE_STORAGE_KEY", "TF_AZURE_STORAGE_SAS"]
+)
+def test_secrets_of_the_environment_leave_every_text(name, monkeypatch):
+    monkeypatch.setenv(name, "tokentoken")
     assert without_secrets("a tokentoken b") == "a *** b"
 
 

@@ -5,7 +5,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,14 +83,26 @@ def work_folder(out: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def resumable_folder(out: str | Path, overwrite: bool = False, *, marker: str) -> Iterator[Path]:
+def resumable_folder(
+    out: str | Path,
+    overwrite: bool = False,
+    *,
+    marker: str,
+    publish: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
     """A work folder that outlives an interruption; its subfolder `NEW` becomes `out` at the end.
 
     The block finds in it what an earlier block finished, and writes what is not finished in the
     subfolder `UNFINISHED`. What stood at `out` is replaced only in the last moment. After an
     `InputError` the work folder vanishes, unless an earlier block has left something in it; after
-    anything else (a kill, Ctrl-C, a full disk) it stays, unless nothing in it is finished. See
-    `check_free` for the arguments.
+    anything else (a kill, Ctrl-C, a full disk) it stays, unless nothing in it is finished.
+
+    Args:
+        out: See `check_free`, as for the next two.
+        overwrite: Whether an earlier output may be replaced.
+        marker: Name of a file that every output of this kind holds.
+        publish: Called with the work folder when the block has ended well, to bring `NEW` to
+            where it belongs, if that is not `out`; where it fails, the work folder stays.
 
     Raises:
         InputError: `out` must not be replaced, or another process is at it.
@@ -106,7 +118,6 @@ def resumable_folder(out: str | Path, overwrite: bool = False, *, marker: str) -
             shutil.rmtree(work / UNFINISHED, ignore_errors=True)
             (work / UNFINISHED).mkdir()
             yield work
-            _publish(work, out)
         except InputError as error:
             if not resumed:
                 remove_whole(work)
@@ -117,6 +128,10 @@ def resumable_folder(out: str | Path, overwrite: bool = False, *, marker: str) -
             if not _holds_anything(work):
                 remove_whole(work)
             raise
+        if publish:
+            publish(work)
+        else:
+            _move_into_place(work, out)
         remove_whole(work)
 
 
@@ -124,7 +139,7 @@ def _holds_anything(work: Path) -> bool:
     return any(path.is_file() and path.name != LOCK for path in work.rglob("*"))
 
 
-def _publish(work: Path, out: Path) -> None:
+def _move_into_place(work: Path, out: Path) -> None:
     if out.exists():
         os.replace(out, work / OLD)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tfrecord_tools.adc_unit import check_adc_unit
-from tfrecord_tools.atomic import NEW, resumable_folder, work_folder
+from tfrecord_tools.atomic import NEW
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.findings import Finding
 from tfrecord_tools.layouts import find_studies
@@ -36,7 +36,7 @@ from tfrecord_tools.splits import (
     split_folds,
     split_studies,
 )
-from tfrecord_tools.storage import staged
+from tfrecord_tools.storage import shards_folder, work_folder_of
 from tfrecord_tools.study_files import MODALITIES, StudyFiles
 from tfrecord_tools.workers import Processes
 
@@ -88,7 +88,7 @@ def convert(
 
     Args:
         source: Folder in a known layout, or a CSV table.
-        out: Folder to write; it appears whole or not at all.
+        out: Folder to write, here or remote; it appears whole or not at all.
         layout: See `tfrecord_tools.layouts.find_studies`.
         shares: Share of the patients by split, `DEFAULT_SHARES` if None (all to `train` where
             there are folds); ignored where a split file or the table's column `split` says it.
@@ -118,8 +118,7 @@ def convert(
     check_shares(shares)  # Before hundreds of studies are read.
     try:
         with (
-            staged(out, overwrite, marker=MANIFEST, pattern=SHARD_PATTERN) as out,
-            resumable_folder(out, overwrite, marker=MANIFEST) as work,
+            shards_folder(out, overwrite, marker=MANIFEST, pattern=SHARD_PATTERN) as work,
             contextlib.nullcontext(execute) if execute else Processes(jobs) as execute,
         ):
             studies = find_studies(source, layout)
@@ -138,7 +137,7 @@ def convert(
             info = _describe(parts, splits, by_fold, plan, shards, seed, bad)
             info.write(work / NEW)
     except (OSError, MemoryError) as error:
-        raise InputError(_describe_stop(error, work_folder(out))) from error
+        raise InputError(_describe_stop(error, work_folder_of(out))) from error
     return ConversionReport(info, skipped, [r for part in parts.values() for r in _remarks(part)])
 
 

@@ -5,6 +5,7 @@ that each of them reads; no message of ours repeats one.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import re
@@ -14,12 +15,17 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfrecord_tools.atomic import NEW, resumable_folder, work_folder
 from tfrecord_tools.errors import InputError
+from tfrecord_tools.names import file_name
 
 #: Scheme -> the package that brings its file system.
 SCHEMES = {
     "s3": "tensorflow_io", "hdfs": "tensorflow_io", "az": "tensorflow_io", "gs": "tensorflow"
 }  # fmt: skip
+
+#: What stands before the folder in an address, where that is no bucket.
+HOMES = {"az": "ACCOUNT/CONTAINER", "hdfs": "HOST:PORT"}
 
 #: Bytes read at once: few requests, little memory.
 BLOCK_BYTES = 8 << 20
@@ -44,7 +50,7 @@ PROXIES = (
 )  # fmt: skip
 
 #: Environment variables whose values are secrets.
-SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING", re.IGNORECASE)
+SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|_SAS", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +102,10 @@ def locate(path: str | Path | Remote) -> Path | Remote:
             f"a {scheme}:// address holds more than a place (an @, ? or #); give credentials "
             "through the environment and name the bucket and folder alone"
         )
-    if not rest.isprintable() or not all(rest.split("/")) or "/" not in rest:
-        raise InputError(f"{scheme}://{rest!a} names no folder; write {scheme}://BUCKET/FOLDER")
+    home = HOMES.get(scheme, "BUCKET")
+    folders = rest.split("/")
+    if not rest.isprintable() or not all(folders) or len(folders) <= len(home.split("/")):
+        raise InputError(f"{scheme}://{rest!a} names no folder; write {scheme}://{home}/FOLDER")
     return Remote(f"{scheme}://{rest}")
 
 
@@ -136,13 +144,16 @@ def is_folder(path: Path | Remote) -> bool:
 
 
 @contextlib.contextmanager
-def staged(
+def shards_folder(
     out: str | Path, overwrite: bool = False, *, marker: str, pattern: str
-) -> Iterator[str | Path]:
-    """A local path to write the folder `out` to; a remote one is uploaded when the block ends well.
+) -> Iterator[Path]:
+    """`resumable_folder` for an output that may be remote.
+
+    What is remote is made in a work folder here and uploaded when the block ends well; the same
+    block goes on there after an interruption, or when the upload has failed.
 
     Args:
-        out: Local path (yielded as it is) or remote one.
+        out: Local folder, or a remote one.
         overwrite: Whether a finished folder may be replaced.
         marker: Name of the file whose presence makes a folder finished.
         pattern: Regular expression of the other files' names; a remote folder that holds
@@ -153,13 +164,36 @@ def staged(
     """
     place = locate(out)
     if not isinstance(place, Remote):
-        yield out
+        with resumable_folder(place, overwrite, marker=marker) as work:
+            yield work
         return
     before = _check_free(place, overwrite, marker, pattern)
-    with tempfile.TemporaryDirectory(prefix="strokeseg-") as folder:
-        local = Path(folder) / "out"
-        yield local
-        upload(local, place, marker=marker, replaced=before)
+
+    def publish(work: Path) -> None:
+        try:
+            upload(work / NEW, place, marker=marker, replaced=before)
+        except InputError as error:
+            raise InputError(
+                f"{error}; what is to be uploaded is kept in {work}: the same command goes on "
+                "from there"
+            ) from error
+
+    home = _made_here(place)
+    home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with resumable_folder(home, marker=marker, publish=publish) as work:
+        yield work
+
+
+def work_folder_of(out: str | Path) -> Path:
+    """The work folder of `shards_folder`."""
+    place = locate(out)
+    return work_folder(_made_here(place) if isinstance(place, Remote) else place)
+
+
+def _made_here(place: Remote) -> Path:
+    """A place among the user's caches that belongs to a remote folder."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches, "strokeseg-tf", file_name(place.url))
 
 
 def upload(local: Path, remote: Remote, *, marker: str, replaced=frozenset()) -> None:
@@ -211,11 +245,13 @@ def _names(folder: Remote) -> list[str]:
     import tensorflow as tf
 
     with _explaining(folder):
-        if folder.scheme == "s3":
-            tf.io.gfile.stat(f"s3://{folder.authority}/")
+        if folder.scheme in ("s3", "gs"):
+            tf.io.gfile.stat(f"{folder.scheme}://{folder.authority}/")
         try:
             return sorted(name.strip("/") for name in tf.io.gfile.listdir(str(folder)))
         except tf.errors.NotFoundError:
+            if folder.scheme == "az":  # There, a folder may be empty, but not its container miss.
+                raise
             return []
 
 
@@ -235,7 +271,9 @@ def _blocks(path: Path | Remote) -> Iterator[bytes]:
                 # Asked for all, it would ask for the size, and take a refusal for a missing file.
                 while block := file.read(BLOCK_BYTES):
                     yield block
-        except tf.errors.NotFoundError as error:
+        except tf.errors.OpError as error:
+            if not _is_missing(error):
+                raise
             raise FileNotFoundError(str(path)) from error
 
 
@@ -250,6 +288,8 @@ def _load(path: Remote) -> None:
                 f"{path} cannot be reached: {server[0]}:{server[1]} does not answer "
                 f"({error.strerror or error}); check the address, the server and the network"
             ) from error
+    if path.scheme == "hdfs":
+        _check_hadoop(path)
     if path.scheme == "s3":
         for name, value in PATIENCE.items():
             os.environ.setdefault(name, value)
@@ -260,23 +300,44 @@ def _load(path: Remote) -> None:
             raise InputError(_no_file_system(path)) from error
 
 
+def _check_hadoop(path: Remote) -> None:
+    """Without Hadoop's library the client for hdfs calls all files missing."""
+    home = os.environ.get("HADOOP_HDFS_HOME")
+    for library in [f"{home}/lib/native/libhdfs.so"] * bool(home) + ["libhdfs.so"]:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(library)
+            return
+    raise InputError(
+        f"{path} needs Hadoop's libhdfs.so and Java's libjvm.so; install both, set "
+        "HADOOP_HDFS_HOME and CLASSPATH, and name their folders in LD_LIBRARY_PATH"
+    )
+
+
 def _server_of(path: Remote) -> tuple[str, int] | None:
     """Host and port behind a path, where it is known without asking the scheme's client."""
-    if path.scheme == "gs" and not any(os.environ.get(name) for name in PROXIES):
-        return "storage.googleapis.com", 443
-    if path.scheme == "s3" and os.environ.get("S3_ENDPOINT"):
-        endpoint = os.environ["S3_ENDPOINT"]
-        address = urllib.parse.urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-        port = 80 if address.scheme == "http" else 443
+    set_to = os.environ.get
+    if path.scheme == "s3":
+        address = set_to("S3_ENDPOINT")
+    elif path.scheme == "gs":
+        proxied = any(map(set_to, PROXIES))
+        address = None if proxied else "storage.googleapis.com"
     elif path.scheme == "hdfs":
-        address, port = urllib.parse.urlsplit(path.url), None
+        address = path.url
+    elif set_to("TF_AZURE_USE_DEV_STORAGE"):
+        address = "http://127.0.0.1:10000"
     else:
+        usual = f"{path.authority}.blob.core.windows.net"
+        address = set_to("TF_AZURE_STORAGE_BLOB_ENDPOINT") or usual
+    if not address:
         return None
+    plain = path.scheme == "az" and set_to("TF_AZURE_STORAGE_USE_HTTP")
+    kind = "http" if plain else "https"
+    parts = urllib.parse.urlsplit(address if "://" in address else f"{kind}://{address}")
     try:
-        port = address.port or port
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError as error:
-        raise InputError(f"the port of {address.hostname} is no number; correct it") from error
-    return (address.hostname, port) if address.hostname and port else None
+        raise InputError(f"the port of {parts.hostname} is no number; correct it") from error
+    return (parts.hostname, port) if parts.hostname and port else None
 
 
 def _no_file_system(path: Remote) -> str:
@@ -295,21 +356,41 @@ def _explaining(path: Remote) -> Iterator[None]:
         yield
     except tf.errors.UnimplementedError as error:
         raise InputError(_no_file_system(path)) from error
-    except tf.errors.NotFoundError as error:
-        raise InputError(
-            f"{path} cannot be reached: its bucket or container does not exist; create it or "
-            "check the name"
-        ) from error
-    except (tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError) as error:
-        raise InputError(
-            f"{path} is refused by its storage; check the credentials in the environment and "
-            "their rights"
-        ) from error
-    except tf.errors.OpError as error:
-        reason = without_secrets(error.message.strip(" :"))[:160] or type(error).__name__
-        raise InputError(
-            f"{path} cannot be reached ({reason}); check the address, the server and the network"
-        ) from error
+    except (tf.errors.OpError, RuntimeError) as error:  # The client for az leaks those of C++.
+        raise InputError(f"{path} {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    if _is_missing(error):
+        return (
+            "cannot be reached: its bucket or container does not exist; create it or check the name"
+        )
+    if _is_refused(error):
+        return (
+            "is refused by its storage; check the credentials in the environment and their rights"
+        )
+    text = without_secrets(getattr(error, "message", str(error)).strip(" :"))
+    reason = " ".join(text.split())[:160] or type(error).__name__
+    return f"cannot be reached ({reason}); check the address, the server and the network"
+
+
+def _is_missing(error: Exception) -> bool:
+    import tensorflow as tf
+
+    return isinstance(error, tf.errors.NotFoundError) or _status(error) == 404
+
+
+def _is_refused(error: Exception) -> bool:
+    import tensorflow as tf
+
+    refusals = tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError
+    return isinstance(error, refusals) or _status(error) in (401, 403)
+
+
+def _status(error: Exception) -> int | None:
+    """The status of the server's answer, which the client for az gives in words alone."""
+    found = re.search(r"\(Status: (\d+)", str(error))
+    return int(found[1]) if found else None
 
 
 def without_secrets(text: str) -> str:
