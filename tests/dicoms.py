@@ -2,6 +2,7 @@
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
@@ -101,6 +102,47 @@ def write_study(folder, *, seed=0, with_adc=True, **elements):
     if with_adc:
         types = ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]
         write_series(folder / "s3", adc, number=3, **{"ImageType": types} | elements)
+
+
+def private(ds, group, creator, element, vr, value):
+    """Set a private element of a block, named as vendors name them."""
+    block = ds.private_block(group, creator, create=True)
+    ds[block.get_tag(element)] = DataElement(block.get_tag(element), vr, value)
+
+
+def say_as_ge(ds, b):
+    """b-value, direction and kind of an image as GE writes them."""
+    ds.Manufacturer, ds.ImageType = "GE MEDICAL SYSTEMS", ["ORIGINAL", "PRIMARY", "OTHER"]
+    ds.SeriesDescription = ds.ProtocolName = "Ax DWI ASSET"
+    private(ds, 0x0043, "GEMS_PARM_01", 0x39, "IS", [str(b + 10**9), "8", "0", "0"])
+    private(ds, 0x0043, "GEMS_PARM_01", 0x30, "SS", 15 if b else 14)
+    for element in (0xBB, 0xBC, 0xBD):
+        private(ds, 0x0019, "GEMS_ACQU_01", element, "DS", "0")
+
+
+def say_as_philips(ds, b):
+    """The same as Philips does, with voxels that are scaled twice."""
+    ds.Manufacturer, ds.ImageType = "Philips", ["ORIGINAL", "PRIMARY", "M_SE", "M", "SE"]
+    ds.SeriesDescription = ds.ProtocolName = "DWI_SSh SENSE"
+    private(ds, 0x2001, "Philips Imaging DD 001", 0x03, "FL", float(b))
+    if b:
+        private(ds, 0x2001, "Philips Imaging DD 001", 0x04, "CS", "I")
+    scale_as_philips(ds, 2.5, 0.25)
+
+
+def scale_as_philips(ds, slope, precise):
+    """The console shows voxels times `slope`; the precise ones are the voxels over `precise`."""
+    ds.RescaleSlope, ds.RescaleIntercept = slope, 0
+    private(ds, 0x2005, "Philips MR Imaging DD 001", 0x0E, "FL", precise)
+
+
+def say_as_uih(ds, b):
+    """The same as United Imaging does."""
+    ds.Manufacturer, ds.ImageType = "UIH", ["ORIGINAL", "PRIMARY", "M", "DWI"]
+    if b:
+        ds.ImageType = ["DERIVED", "PRIMARY", "DIFFUSION", "TRACE"]
+    ds.SeriesDescription = ds.ProtocolName = "epi_dwi_tra"
+    private(ds, 0x0065, "Image Private Header", 0x09, "FD", float(b))
 
 
 def edit(path, **elements):

@@ -14,8 +14,18 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicoms import PLANTED, edit, images, write_series, write_study
-from pydicom.dataelem import DataElement
+from dicoms import (
+    PLANTED,
+    edit,
+    images,
+    private,
+    say_as_ge,
+    say_as_philips,
+    say_as_uih,
+    scale_as_philips,
+    write_series,
+    write_study,
+)
 
 from strokeseg_tf.cli import main
 from tfrecord_tools.adc_unit import find_brain
@@ -296,11 +306,6 @@ def test_b_values_are_found_where_each_vendor_writes_them(plant, expected, tmp_p
     assert find_b_value(pydicom.dcmread(path)) == expected
 
 
-def private(ds, group, creator, element, vr, value):
-    block = ds.private_block(group, creator, create=True)
-    ds[block.get_tag(element)] = DataElement(block.get_tag(element), vr, value)
-
-
 @pytest.mark.parametrize(
     ("types", "words", "b_values", "kind"),
     [
@@ -325,6 +330,68 @@ def private(ds, group, creator, element, vr, value):
 )
 def test_kinds_are_recognised(types, words, b_values, kind):
     assert find_kind(types.split(), words, b_values) == kind
+
+
+#: What a vendor writes: of a weighted image, of its map, and its factor from stored to written DWI.
+VENDORS = {
+    "GE": (
+        say_as_ge,
+        {
+            "ImageType": ["DERIVED", "SECONDARY", "COMBINED"],
+            "SeriesDescription": "Apparent Diffusion Coefficient (mm2/s)",
+            "plant": lambda ds: private(ds, 0x0043, "GEMS_PARM_01", 0x39, "IS", ["1000", "8"]),
+        },
+        1,
+    ),
+    "Philips": (
+        say_as_philips,
+        {
+            "ImageType": ["ORIGINAL", "PRIMARY", "ADC", "ADC", "SE"],
+            "Manufacturer": "Philips",
+            "plant": lambda ds: scale_as_philips(ds, 0.5, 11.0),
+        },
+        4,
+    ),
+    "UIH": (say_as_uih, {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, 1),
+}
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_private_elements_alone_say_what_is_what(tmp_path, vendor):
+    """b = 0 and trace in one series; the map with its unit in what the console shows."""
+    say, of_map, factor = VENDORS[vendor]
+    b0, at, adc = images()
+    series = pydicom.uid.generate_uid()
+    for number, b in enumerate((0, 1000)):
+
+        def plant(ds, b=b, number=number):
+            say(ds, b)
+            ds.InstanceNumber += number * len(b0)
+
+        home = tmp_path / "in" / str(b)
+        write_series(home, at(b), number=4, SeriesInstanceUID=series, plant=plant)
+    derived = convert_dicom(tmp_path / "in", tmp_path / "derived").studies[0]
+    assert derived.remarks == () and derived.images["dwi"]["DiffusionDirections"] == "trace"
+    assert derived.images["adc"]["DerivedFromBValues"] == [0, 1000]
+    stored = 2 if vendor == "Philips" else 1
+    write_series(tmp_path / "in" / "adc", adc * stored, number=5, **of_map)
+    vendors = convert_dicom(tmp_path / "in", tmp_path / "vendors").studies[0]
+    assert vendors.images["adc"]["ADC"] == "vendor"
+    for out, tolerance in (("derived", 3), ("vendors", 0)):
+        written = {m: np.sort(voxels(p), None) for m, p in only(tmp_path / out).images.items()}
+        np.testing.assert_allclose(written["adc"], np.sort(adc, None), atol=tolerance)
+        np.testing.assert_allclose(written["dwi"], factor * np.sort(at(1000), None), rtol=1e-6)
+
+
+def test_an_image_that_ge_calls_t2_is_b_0_whatever_its_b_value(tmp_path):
+    """So some of its multi-shell series are: b = 1000 without a direction, of an image at b = 0."""
+
+    def plant(ds):
+        say_as_ge(ds, 1000)
+        private(ds, 0x0043, "GEMS_PARM_01", 0x30, "SS", 14)
+
+    (path, *_) = write_series(tmp_path, images()[0][:1], plant=plant)
+    assert find_b_value(pydicom.dcmread(path)) == 0
 
 
 def test_the_b_value_nearest_1000_is_taken_and_a_trace_before_directions(tmp_path):

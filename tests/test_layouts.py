@@ -195,11 +195,18 @@ def test_the_layout_that_explains_most_is_meant(tmp_path):
 
 def test_two_layouts_that_explain_as_much_are_ambiguous(tmp_path):
     touch(tmp_path, [*CHALLENGE, *FOSCAL[:2], "p3/ADC/ADC.nii", "p3/DWI/DWI.nii"])
-    with pytest.raises(
-        InputError, match="2 studies in the layout isles22 and 2 others in .*foscal"
-    ):
+    with pytest.raises(InputError, match="2 studies in the layout isles22 and 2 more in .*foscal"):
         find_studies(tmp_path)
     assert names(find_studies(tmp_path, "foscal")) == ["p1", "p3"]
+
+
+def test_studies_of_a_second_layout_are_not_left_out_without_a_word(tmp_path):
+    touch(tmp_path, [*CHALLENGE, "p3/ADC/ADC.nii", "p3/DWI/DWI.nii"])
+    with pytest.raises(
+        InputError, match="2 studies in the layout isles22 and 1 more in .*foscal.*CSV table"
+    ):
+        find_studies(tmp_path)
+    assert len(find_studies(tmp_path, "isles22")) == 2
 
 
 def relocate(cohort, home, place):

@@ -37,6 +37,14 @@ _PRIVATE_B_VALUES = (
 #: GE adds this to b-values to say that they are exact.
 _GE_OFFSET = 1_000_000_000
 
+#: GE's blocks of private elements, those of the direction of diffusion and that of the kind of an
+#: image, which is this one for images at b = 0, whatever the b-value beside it.
+_GE_DIRECTION, _GE_KIND = (
+    ("GEMS_ACQU_01", 0x0019, (0xBB, 0xBC, 0xBD)),
+    ("GEMS_PARM_01", 0x0043, 0x30),
+)
+_GE_T2 = 14
+
 #: b-values, in s/mm2, above this are damaged headers.
 _HIGHEST_B = 50_000
 
@@ -80,14 +88,15 @@ def find_b_value(header) -> float | None:
     the comment that Toshiba and Canon wrote before the standard had one, then in the sequence's
     name (`*ep_b1000t` of Siemens).
     """
+    if _number(_private(header, *_GE_KIND)) == _GE_T2:
+        return 0.0
     found = _plausible(_number(header.get("DiffusionBValue")))
     if found is not None:
         return found
-    for creator, group, element in _PRIVATE_B_VALUES:
-        with contextlib.suppress(KeyError):
-            found = _plausible(_number(header.private_block(group, creator)[element].value))
-            if found is not None:
-                return found
+    for place in _PRIVATE_B_VALUES:
+        found = _plausible(_number(_private(header, *place)))
+        if found is not None:
+            return found
     comment = re.search(r"\bb\s*=\s*(\d+)", str(header.get("ImageComments", "")))
     named = comment or re.search(r"(?<![a-z])b(\d+)(t|#|$)", str(header.get("SequenceName", "")))
     return _plausible(float(named[1])) if named else None
@@ -128,10 +137,17 @@ def is_directionless(header) -> bool:
     """Whether a classic file says of its image that it has no single direction."""
     if str(header.get("DiffusionDirectionality", "")) == "ISOTROPIC":
         return True
-    with contextlib.suppress(KeyError):
-        direction = header.private_block(0x2001, "Philips Imaging DD 001")[0x04].value
+    direction = _private(header, "Philips Imaging DD 001", 0x2001, 0x04)
+    if direction is not None:
         return _text(direction).strip().upper() == "I"
-    return False
+    creator, group, elements = _GE_DIRECTION
+    return all(_number(_private(header, creator, group, element)) == 0 for element in elements)
+
+
+def _private(header, creator: str, group: int, element: int):
+    """The value of a private element; None where there is none."""
+    with contextlib.suppress(KeyError):
+        return header.private_block(group, creator)[element].value
 
 
 def _diffusion_group(groups):

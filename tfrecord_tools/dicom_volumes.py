@@ -162,7 +162,9 @@ def _run(program: str, series: Series, folder: Path, timeout_s: float) -> None:
             link.symlink_to(file.path.resolve())
         except OSError:  # Some file systems know no links.
             shutil.copyfile(file.path, link)
-    command = [program, *_OPTIONS, "-o", str(out), str(links)]
+    # A map of Philips has its unit in the values that the console shows.
+    scaling = ("-p", "n") if series.kind == "adc" else ()
+    command = [program, *_OPTIONS, *scaling, "-o", str(out), str(links)]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s

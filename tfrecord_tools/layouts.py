@@ -52,8 +52,8 @@ def find_studies(source: str | Path, layout: str = "auto") -> list[StudyFiles]:
         The studies, ordered by id.
 
     Raises:
-        InputError: Nothing is found, two layouts explain different images of the folder equally
-            well, or two studies share an id.
+        InputError: Nothing is found, two layouts explain different studies or images of the
+            folder, or two studies share an id.
     """
     source = Path(source)
     if layout not in ("auto", *LAYOUTS):
@@ -80,7 +80,7 @@ def _recognise(source: Path) -> list[StudyFiles]:
     """The studies by the layout that explains most images; none where no layout finds one.
 
     Raises:
-        InputError: No layout is better than the others, or the only one that fits refuses.
+        InputError: No layout explains what the others do, or the only one that fits refuses.
     """
     found, refusal = {}, None
     for name, layout in LAYOUTS.items():
@@ -97,11 +97,16 @@ def _recognise(source: Path) -> list[StudyFiles]:
         return []
     explained = {name: _images(studies) for name, studies in found.items()}
     best = max(found, key=lambda name: (len(explained[name]), _masks(found[name])))
-    for name, images in explained.items():
-        if len(images) == len(explained[best]) and images != explained[best]:
+    for name, studies in found.items():
+        others = [study for study in studies if not _images([study]) & explained[best]]
+        as_many = (
+            len(explained[name]) == len(explained[best]) and explained[name] != explained[best]
+        )
+        if others or as_many:
             raise InputError(
                 f"{source} is ambiguous: it holds {len(found[best])} studies in the layout {best} "
-                f"and {len(found[name])} others in the layout {name}; say which with --layout"
+                f"and {len(others or studies)} more in the layout {name}; say which with "
+                "--layout, or describe all of them in a CSV table"
             )
     return found[best]
 

@@ -105,7 +105,8 @@ def _read_nifti(path: Path, find_bvalues) -> tuple[np.ndarray, np.ndarray]:
         image = _whole(image, path)
         if shape:
             return np.asanyarray(image.dataobj).reshape(shape), affine
-        return geometric_mean(image.dataobj[..., index] for index in series), affine
+        volumes = (image.dataobj[..., index] for index in series)
+        return (next(volumes) if series.size == 1 else geometric_mean(volumes)), affine
 
 
 def _read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray]:
