@@ -94,6 +94,62 @@ def write_series(folder, volume, *, number=1, study="1.2.3", b=None, name="{:03d
     return paths
 
 
+def write_enhanced(path, volumes, *, by_slice=False, **elements):
+    """Write an enhanced file.
+
+    Args:
+        path: Where to.
+        volumes: (voxels, b-value or None, DiffusionDirectionality) of each.
+        by_slice: Whether all frames of a slice stand together, instead of those of a volume.
+        elements: To be set besides.
+    """
+    places = [(volume, index) for volume in volumes for index in range(len(volume[0]))]
+    if by_slice:
+        places.sort(key=lambda place: place[1])
+    (first, *_) = write_series(path.parent, volumes[0][0][:1])
+    ds = pydicom.dcmread(first)
+    first.unlink()
+    enhanced = "1.2.840.10008.5.1.4.1.1.4.1"
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = enhanced
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(ds, name)
+    for name, value in elements.items():
+        setattr(ds, name, value)
+    ds.NumberOfFrames = len(places)
+    ds.PixelData = np.stack([voxels[i] for (voxels, *_), i in places]).astype("<u2").tobytes()
+    measures = {"PixelSpacing": [2, 2], "SliceThickness": 5, "SpacingBetweenSlices": 5}
+    ds.SharedFunctionalGroupsSequence = [
+        _groups(
+            PixelMeasuresSequence=measures,
+            PlaneOrientationSequence={"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+            MREchoSequence={"EffectiveEchoTime": 80.0},
+            MRImageFrameTypeSequence={"FrameType": list(ds.ImageType)},
+        )
+    ]
+    ds.PerFrameFunctionalGroupsSequence = [
+        _groups(
+            FrameContentSequence={"DimensionIndexValues": [1, index + 1]},
+            PlanePositionSequence={"ImagePositionPatient": [-32, -32, 5 * index]},
+            MRDiffusionSequence={
+                "DiffusionDirectionality": directionality,
+                "DiffusionBValue": None if b is None else float(b),
+            },
+        )
+        for (_, b, directionality), index in places
+    ]
+    ds.save_as(path, enforce_file_format=True)
+
+
+def _groups(**sequences):
+    groups = Dataset()
+    for name, elements in sequences.items():
+        item = Dataset()
+        for key, value in elements.items():
+            setattr(item, key, value)
+        setattr(groups, name, [item])
+    return groups
+
+
 def write_study(folder, *, seed=0, with_adc=True, **elements):
     """A study of Siemens: b0, trace at b = 1000 and, where wanted, a vendor's ADC map."""
     b0, at, adc = images(seed)

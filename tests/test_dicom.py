@@ -23,6 +23,7 @@ from dicoms import (
     say_as_philips,
     say_as_uih,
     scale_as_philips,
+    write_enhanced,
     write_series,
     write_study,
 )
@@ -392,6 +393,46 @@ def test_an_image_that_ge_calls_t2_is_b_0_whatever_its_b_value(tmp_path):
 
     (path, *_) = write_series(tmp_path, images()[0][:1], plant=plant)
     assert find_b_value(pydicom.dcmread(path)) == 0
+
+
+@pytest.mark.parametrize("by_slice", [False, True])
+@pytest.mark.parametrize("vendor", ["Philips", "SIEMENS", "GE MEDICAL SYSTEMS", "UIH", "Canon"])
+def test_frames_of_an_enhanced_file_are_what_they_say_whoever_made_it(tmp_path, vendor, by_slice):
+    b0, at, adc = images()
+    trace = (at(1000), 1000, "ISOTROPIC")
+    three = [(np.rint(at(1000) * factor), 1000, "DIRECTIONAL") for factor in (0.5, 1, 2)]
+    types = {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"], "Manufacturer": vendor}
+    # The b-value of the image at b = 0 may be missing, where its kind says it.
+    for name, volumes, b in (
+        ("trace", [trace], 0),
+        ("three", three, None),
+        ("all", [*three, trace], 0),
+    ):
+        (tmp_path / name).mkdir()
+        write_enhanced(
+            tmp_path / name / "in.dcm", [(b0, b, "NONE"), *volumes], by_slice=by_slice, **types
+        )
+        (study,) = convert_dicom(tmp_path / name, tmp_path / f"{name}.out").studies
+        assert study.remarks == () and study.images["adc"]["DerivedFromBValues"] == [0, 1000]
+        found = study.images["dwi"]["DiffusionDirections"]
+        assert found == (3 if name == "three" else "trace")
+        written = {m: voxels(p) for m, p in only(tmp_path / f"{name}.out").images.items()}
+        for modality, expected in (("dwi", at(1000)), ("adc", adc)):
+            expected = np.flip(expected.T, 1)  # As dcm2niix turns axial slices.
+            np.testing.assert_allclose(written[modality], expected, atol=3)
+
+
+def test_an_enhanced_file_that_lacks_a_frame_makes_no_volume(tmp_path):
+    b0, at, _ = images()
+    types = {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"]}
+    volumes = [
+        (b0, 0, "NONE"),
+        (at(1000), 1000, "DIRECTIONAL"),
+        (at(1000)[:-1], 1000, "DIRECTIONAL"),
+    ]
+    write_enhanced(tmp_path / "in.dcm", volumes, **types)
+    with pytest.raises(InputError, match="slices are missing"):
+        convert_dicom(tmp_path / "in.dcm", tmp_path / "out")
 
 
 def test_the_b_value_nearest_1000_is_taken_and_a_trace_before_directions(tmp_path):

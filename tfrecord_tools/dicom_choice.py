@@ -46,7 +46,8 @@ class Picked:
     def sources(self) -> dict[str, tuple[DicomFile, ...]]:
         """The files on whose grid each image lies, by modality; a derived ADC has those of DWI."""
         volumes = {"adc": self.adc_source or self.dwi, "dwi": self.dwi}
-        return {modality: volumes[modality].files for modality in self.images}
+        files = {modality: volumes[modality].files for modality in self.images}
+        return {m: tuple({f.path: f for f in found}.values()) for m, found in files.items()}
 
     @property
     def files(self) -> tuple[DicomFile, ...]:

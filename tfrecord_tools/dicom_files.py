@@ -11,10 +11,9 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from tfrecord_tools.dicom_kinds import (
-    find_b_value,
-    find_frame_b_values,
+    Frame,
+    find_frames,
     frame_types,
-    is_directionless,
     words_of,
 )
 from tfrecord_tools.errors import InputError
@@ -61,11 +60,13 @@ class DicomFile:
         number: Number of the series.
         image_type: ImageType and the types of the frames.
         description: Words of the series and its protocol.
-        b_values: Those of its frames, None where unknown; one for a classic file.
-        isotropic: Whether it says to be without a single direction.
+        enhanced: Whether it is of the kind that holds many images.
+        frames: What it says of them; one of a classic file.
         position: Along the normal of the slices, in mm; None in an enhanced file or where unknown.
         truncated: Whether the file is shorter than its header says.
         private: Words that identify somebody.
+        volumes: Of an enhanced file the positions of the frames of each volume that is meant; None
+            for all that it holds.
     """
 
     path: Path
@@ -76,11 +77,17 @@ class DicomFile:
     number: int
     image_type: tuple[str, ...]
     description: str
-    b_values: tuple[float | None, ...]
-    isotropic: bool
+    enhanced: bool
+    frames: tuple[Frame, ...]
     position: float | None
     truncated: bool
     private: frozenset[str]
+    volumes: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def b_values(self) -> set[float]:
+        """Those that are known of its frames."""
+        return {frame.b_value for frame in self.frames if frame.b_value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,10 +215,6 @@ def _is_cut(header: Dataset) -> bool:
 
 def _describe(header: Dataset, path: Path, size: int) -> DicomFile:
     enhanced = "PerFrameFunctionalGroupsSequence" in header
-    if enhanced:
-        b_values, isotropic = find_frame_b_values(header)
-    else:
-        b_values, isotropic = [find_b_value(header)], is_directionless(header)
     name = str(header.get("PatientName", "")).replace("^", " ").casefold().split()
     study = str(header.get("StudyInstanceUID", ""))
     identity = str(header.get("PatientID", "")).strip()
@@ -230,8 +233,8 @@ def _describe(header: Dataset, path: Path, size: int) -> DicomFile:
         number=int(header.get("SeriesNumber") or 0),
         image_type=(*words_of(header.get("ImageType")), *frame_types(header)),
         description=f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}",
-        b_values=tuple(b_values),
-        isotropic=isotropic,
+        enhanced=enhanced,
+        frames=tuple(find_frames(header)),
         position=None if enhanced else _position(header),
         truncated=_is_truncated(header, path, size),
         private=frozenset(_private_words(header)),

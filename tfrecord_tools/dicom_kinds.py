@@ -4,6 +4,7 @@ Scanners disagree on where they say so; see `find_kind` and `find_b_value` for t
 """
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -47,6 +48,21 @@ _GE_T2 = 14
 
 #: b-values, in s/mm2, above this are damaged headers.
 _HIGHEST_B = 50_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One image of a file.
+
+    Attributes:
+        b_value: In s/mm2; None where unknown.
+        isotropic: Whether it says to be a mean over directions.
+        place: Where its slice lies, in mm; None where unknown, and in a classic file.
+    """
+
+    b_value: float | None
+    isotropic: bool
+    place: tuple[float, ...] | None = None
 
 
 def find_kind(image_type: Sequence[str], description: str, b_values: Sequence[float]) -> str:
@@ -102,18 +118,26 @@ def find_b_value(header) -> float | None:
     return _plausible(float(named[1])) if named else None
 
 
-def find_frame_b_values(header) -> tuple[list[float | None], bool]:
-    """Of an enhanced file: the b-value of each frame, and whether the weighted ones are traces."""
+def find_frames(header) -> list[Frame]:
+    """What a file says of its frames; of its only image where it is classic."""
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        return [Frame(find_b_value(header), is_directionless(header))]
     shared = _diffusion_group(header.get("SharedFunctionalGroupsSequence"))
-    values, isotropic = [], []
-    for frame in header.get("PerFrameFunctionalGroupsSequence") or ():
-        group = _diffusion_group([frame]) or shared
-        directionality = str(group.get("DiffusionDirectionality", "")) if group else ""
-        value = _plausible(_number(group.get("DiffusionBValue"))) if group else None
-        values.append(0.0 if value is None and directionality == "NONE" else value)
-        if directionality != "NONE":
-            isotropic.append(directionality == "ISOTROPIC")
-    return values, bool(isotropic) and all(isotropic)
+    frames = []
+    for group in header.PerFrameFunctionalGroupsSequence or ():
+        diffusion = _diffusion_group([group]) or shared or {}
+        directionality = str(diffusion.get("DiffusionDirectionality", ""))
+        b_value = _plausible(_number(diffusion.get("DiffusionBValue")))
+        if b_value is None and directionality == "NONE":
+            b_value = 0.0
+        frames.append(Frame(b_value, directionality == "ISOTROPIC", _place(group)))
+    return frames
+
+
+def _place(group) -> tuple[float, ...] | None:
+    for plane in group.get("PlanePositionSequence") or ():
+        return tuple(round(float(x), 2) for x in plane.get("ImagePositionPatient") or ()) or None
+    return None
 
 
 def frame_types(header) -> list[str]:

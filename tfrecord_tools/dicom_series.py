@@ -4,14 +4,15 @@ import dataclasses
 import hashlib
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
 
 from tfrecord_tools.dicom_files import DicomFile
-from tfrecord_tools.dicom_kinds import find_kind, is_trace
+from tfrecord_tools.dicom_kinds import Frame, find_kind, is_trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,46 +36,66 @@ class Series:
 
     @property
     def is_enhanced(self) -> bool:
-        """Whether files hold several frames."""
-        return any(len(file.b_values) > 1 for file in self.files)
+        """Whether files hold several images."""
+        return any(file.enhanced for file in self.files)
 
     @property
     def isotropic(self) -> bool:
         """Whether its weighted images are means over directions."""
         return all(
-            file.isotropic or is_trace(file.image_type, file.description) for file in self.files
+            is_trace(file.image_type, file.description) or all(f.isotropic for f in file.frames)
+            for file in self.files
         )
 
 
 def group_series(files: Sequence[DicomFile]) -> list[Series]:
     """The series of one study that may be ADC or DWI, in the order of their numbers.
 
-    Of a classic series the b = 0 images, means over directions and single directions become
-    series of their own, and so do maps among them; where only some images say their b-value, the
-    others are b = 0. Enhanced files of a series are kept apart from its classic ones.
+    Of a series the b = 0 images, means over directions and single directions become series of
+    their own, and so do maps among them; where only some images say their b-value, the others are
+    b = 0. Enhanced files of a series are kept apart from its classic ones.
     """
     found = []
 
     def key(file):
-        return file.number, file.series, len(file.b_values) > 1
+        return file.number, file.series, file.enhanced
 
     by_series = itertools.groupby(sorted(files, key=key), key=key)
     for _, members in by_series:
         members = list(members)
-        known = sorted({b for file in members for b in file.b_values if b is not None})
+        known = sorted(set().union(*(file.b_values for file in members)))
         parts: dict[tuple, list[DicomFile]] = {}
         for file in members:
             kind = find_kind(file.image_type, file.description, known)
-            if kind == "other":
-                continue
-            if kind == "weighted" and len(file.b_values) == 1 and known:
-                file = dataclasses.replace(file, b_values=(file.b_values[0] or 0.0,))
-                parts.setdefault((kind, file.isotropic, file.b_values[0]), []).append(file)
-            else:
-                parts.setdefault((kind, file.isotropic, 0.0), []).append(file)
+            if kind == "weighted" and known:
+                for part in _by_weighting(file):
+                    parts.setdefault((kind, part.frames[0]), []).append(part)
+            elif kind != "other":
+                parts.setdefault((kind, file.frames[0].isotropic), []).append(file)
         slices = len({round(f.position, 2) for f in members if f.position is not None})
-        found += [Series(kind, tuple(part), slices) for (kind, *_), part in parts.items()]
+        found += [Series(kind, tuple(part), slices) for (kind, _), part in parts.items()]
     return found
+
+
+def _by_weighting(file: DicomFile) -> Iterator[DicomFile]:
+    """A file, or of an enhanced one the volumes of each b-value and kind of direction.
+
+    The converter would tell them apart by rules of its own: of Philips' traces it makes b = 2000.
+    """
+    volumes: dict[tuple, dict[int, list[int]]] = {}
+    seen: Counter = Counter()
+    for index, frame in enumerate(file.frames):
+        weighting = frame.b_value or 0.0, frame.isotropic
+        number = 0 if frame.place is None else seen[weighting, frame.place]
+        seen[weighting, frame.place] += 1
+        volumes.setdefault(weighting, {}).setdefault(number, []).append(index)
+    for weighting, found in volumes.items():
+        whole = len(volumes) == len(found) == 1
+        yield dataclasses.replace(
+            file,
+            frames=(Frame(*weighting),),
+            volumes=None if whole else tuple(map(tuple, found.values())),
+        )
 
 
 def find_flaw(series: Series) -> str:
@@ -82,6 +103,8 @@ def find_flaw(series: Series) -> str:
     truncated = sum(file.truncated for file in series.files)
     if truncated:
         return f"{truncated} of {len(series.files)} files are truncated"
+    if any(len({len(volume) for volume in file.volumes or ()}) > 1 for file in series.files):
+        return "slices are missing"
     positions = [file.position for file in series.files]
     if series.is_enhanced or None in positions:
         return ""
@@ -96,7 +119,9 @@ def find_flaw(series: Series) -> str:
 
 def fingerprint(files: Sequence[DicomFile]) -> str:
     """Ten hexadecimal digits that the voxels of files alone decide, whatever the files' order."""
-    digests = sorted(hashlib.sha256(_voxel_bytes(file.path)).digest() for file in files)
+    digests = sorted(
+        hashlib.sha256(_voxel_bytes(path)).digest() for path in {f.path for f in files}
+    )
     return hashlib.sha256(b"".join(digests)).hexdigest()[:10]
 
 

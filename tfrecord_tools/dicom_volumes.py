@@ -5,13 +5,17 @@ import functools
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
+from pydicom import encaps
 
-from tfrecord_tools.dicom_files import DicomFile
+from tfrecord_tools.dicom_files import IDENTIFIERS, NAMES, DicomFile
 from tfrecord_tools.dicom_series import Series
 from tfrecord_tools.diffusion import LOWEST_B, SHELL_WIDTH, geometric_mean, read_bvalues
 from tfrecord_tools.errors import InputError
@@ -67,7 +71,7 @@ class Volumes:
     @property
     def origin(self) -> tuple[str, bool]:
         """The series, classic or enhanced, that they come from."""
-        return self.files[0].series, len(self.files[0].b_values) > 1
+        return self.files[0].series, self.files[0].enhanced
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -108,14 +112,46 @@ def convert_series(
     Raises:
         ConversionFailed: No volume comes out.
     """
-    _run(program, series, folder, timeout_s)
+    end = time.monotonic() + timeout_s
     try:
-        found = [v for path in sorted(folder.glob("out/*.nii")) for v in _read(series, path)]
+        found = [
+            volumes
+            for number, files in enumerate(_inputs(series, folder))
+            for path in _run(program, series, files, folder / f"out{number}", end)
+            for volumes in _read(series, path)
+        ]
+    except subprocess.TimeoutExpired:
+        raise ConversionFailed(f"dcm2niix did not end within {timeout_s:g} s") from None
     except (ValueError, OSError, nibabel.filebasedimages.ImageFileError):
         raise ConversionFailed("what dcm2niix made of it cannot be read") from None
     if not found:
         raise ConversionFailed("dcm2niix made no volume of it")
-    return found
+    return _together(found) if series.is_enhanced else found
+
+
+def _together(found: Sequence[Volumes]) -> list[Volumes]:
+    """Volumes of one weighting in one stack, though dcm2niix wrote each to a file of its own."""
+    stacks: list[list[Volumes]] = []
+    for volumes in found:
+        for stack in stacks:
+            if _alike(stack[0], volumes):
+                stack.append(volumes)
+                break
+        else:
+            stacks.append([volumes])
+    return [
+        dataclasses.replace(stack[0], stack=np.concatenate([v.stack for v in stack], axis=3))
+        for stack in stacks
+    ]
+
+
+def _alike(one: Volumes, other: Volumes) -> bool:
+    return (
+        one.kind == other.kind == "weighted"
+        and (one.b_value, one.isotropic) == (other.b_value, other.isotropic)
+        and one.facts.get("EchoTime") == other.facts.get("EchoTime")
+        and one.grid.agrees(other.grid)
+    )
 
 
 def _read(series: Series, path: Path) -> Iterator[Volumes]:
@@ -151,26 +187,75 @@ def _read(series: Series, path: Path) -> Iterator[Volumes]:
         )
 
 
-def _run(program: str, series: Series, folder: Path, timeout_s: float) -> None:
-    """Run dcm2niix on links with neutral names: the files' own may be odd, or those of people."""
-    links, out = folder / "in", folder / "out"
-    links.mkdir()
-    out.mkdir()
+def _inputs(series: Series, folder: Path) -> Iterator[Path]:
+    """Folders to be converted one by one: all files of a series, or a volume of an enhanced one.
+
+    Files in them are links with neutral names: their own may be odd, or those of people.
+    """
+    whole = folder / "in"
+    whole.mkdir()
     for index, file in enumerate(series.files):
-        link = links / f"{index:06d}.dcm"
-        try:
-            link.symlink_to(file.path.resolve())
-        except OSError:  # Some file systems know no links.
-            shutil.copyfile(file.path, link)
+        if file.volumes is None:
+            _link(file.path, whole / f"{index:06d}.dcm")
+    if any(whole.iterdir()):
+        yield whole
+    for index, file in enumerate(series.files):
+        if file.volumes is not None:
+            yield from _copy_volumes(file, folder / f"in{index}")
+
+
+def _link(path: Path, link: Path) -> None:
+    try:
+        link.symlink_to(path.resolve())
+    except OSError:  # Some file systems know no links.
+        shutil.copyfile(path, link)
+
+
+def _copy_volumes(file: DicomFile, folder: Path) -> list[Path]:
+    """Write the volumes that are meant of an enhanced file, each into a folder of its own."""
+    homes = [folder / str(number) for number in range(len(file.volumes))]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # They repeat values, which may name a patient.
+            image = pydicom.dcmread(file.path)
+            count, groups = int(image.NumberOfFrames), image.PerFrameFunctionalGroupsSequence
+            packed = image.file_meta.TransferSyntaxUID.is_encapsulated
+            if packed:
+                frames = list(encaps.generate_frames(image.PixelData, number_of_frames=count))
+            else:
+                size = len(image.PixelData) // count
+                frames = [image.PixelData[i * size : (i + 1) * size] for i in range(count)]
+            # The copy goes in a moment; a kill could leave it, so it names nobody.
+            for name in (*NAMES, *IDENTIFIERS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+                if name in image:
+                    delattr(image, name)
+            for home, volume in zip(homes, file.volumes, strict=True):
+                chosen = [frames[index] for index in volume]
+                image.PixelData = encaps.encapsulate(chosen) if packed else b"".join(chosen)
+                image.PerFrameFunctionalGroupsSequence = [groups[index] for index in volume]
+                image.NumberOfFrames = len(volume)
+                home.mkdir(parents=True)
+                image.save_as(home / "image.dcm")
+    except OSError:
+        raise
+    except Exception:  # pydicom raises many kinds over a damaged file.
+        raise ConversionFailed("its frames cannot be told apart") from None
+    return homes
+
+
+def _run(program: str, series: Series, files: Path, out: Path, end: float) -> list[Path]:
+    """Run dcm2niix on a folder, until `end` at most; the images it made."""
+    out.mkdir()
     # A map of Philips has its unit in the values that the console shows.
     scaling = ("-p", "n") if series.kind == "adc" else ()
-    command = [program, *_OPTIONS, *scaling, "-o", str(out), str(links)]
+    command = [program, *_OPTIONS, *scaling, "-o", str(out), str(files)]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=max(0.0, end - time.monotonic()),
         )
-    except subprocess.TimeoutExpired:
-        raise ConversionFailed(f"dcm2niix did not end within {timeout_s:g} s") from None
     except OSError as error:
         raise InputError(
             f"{program} cannot be run ({error.strerror}); install it with: pip install dcm2niix"
@@ -178,6 +263,7 @@ def _run(program: str, series: Series, folder: Path, timeout_s: float) -> None:
     # What it prints may name the patient.
     if done.returncode:
         raise ConversionFailed(f"dcm2niix failed with status {done.returncode}")
+    return sorted(out.glob("*.nii"))
 
 
 def _shells(series: Series, path: Path, count: int) -> Iterator[tuple[float, bool, list[int]]]:
@@ -186,12 +272,15 @@ def _shells(series: Series, path: Path, count: int) -> Iterator[tuple[float, boo
     Raises:
         ConversionFailed: Nothing says the b-values.
     """
-    said = {b for file in series.files for b in file.b_values}
+    said = {frame.b_value for file in series.files for frame in file.frames}
+    b_value = said.pop() if len(said) == 1 else None
     written = read_bvalues(path)
-    if written is not None and len(written) == count:
+    if b_value:
+        values = np.full(count, b_value)
+    elif written is not None and len(written) == count:
         values = written
-    elif len(said) == 1 and None not in said:
-        values = np.full(count, said.pop())
+    elif b_value is not None:
+        values = np.zeros(count)
     else:
         raise ConversionFailed("nothing says its b-values")
     directionless = _without_direction(path, count) & (values >= LOWEST_B)
