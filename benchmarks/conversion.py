@@ -26,8 +26,8 @@ import numpy as np
 
 from tfrecord_tools.conversion import convert
 from tfrecord_tools.layouts import find_studies
-from tfrecord_tools.lint import examine
-from tfrecord_tools.phantom import write_phantom_cohort
+from tfrecord_tools.lint.cohort import examine
+from tfrecord_tools.phantom.cohort import write_phantom_cohort
 from tfrecord_tools.study import read_study
 from tfrecord_tools.table import TABLE, write_table
 

@@ -23,7 +23,7 @@ from strokeseg_tf.evaluation.scores import SCORE_KEYS
 from tfrecord_tools.grid import Grid
 from tfrecord_tools.layouts import find_studies
 from tfrecord_tools.nifti import read_mask, write_volume
-from tfrecord_tools.phantom import make_phantom
+from tfrecord_tools.phantom.cohort import make_phantom
 from tfrecord_tools.study import read_study
 
 SURFACE_KEYS = ("hd95_mm", "assd_mm")

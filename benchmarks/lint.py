@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from tfrecord_tools.layouts import find_studies
-from tfrecord_tools.lint import examine, voxels_checksum
-from tfrecord_tools.phantom import write_phantom_cohort
+from tfrecord_tools.lint.cohort import examine, voxels_checksum
+from tfrecord_tools.phantom.cohort import write_phantom_cohort
 from tfrecord_tools.reading import read_files
 from tfrecord_tools.study import read_study
 

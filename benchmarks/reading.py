@@ -18,7 +18,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import tensorflow as tf
 
 from tfrecord_tools.conversion import convert
-from tfrecord_tools.phantom import write_phantom_cohort
+from tfrecord_tools.phantom.cohort import write_phantom_cohort
 from tfrecord_tools.reader import read_slice_pairs, read_studies
 
 #: Matrix -> slice pairs a second that are promised on two cores.

@@ -20,9 +20,9 @@ from strokeseg_tf.loading import load_predictor
 from strokeseg_tf.runs import Run
 from strokeseg_tf.training import fit
 from strokeseg_tf.validation import validate
-from tfrecord_tools import phantom_lesions
 from tfrecord_tools.conversion import convert
-from tfrecord_tools.phantom import (
+from tfrecord_tools.phantom import lesions
+from tfrecord_tools.phantom.cohort import (
     draw_groups,
     make_phantom,
     write_phantom_cohort,
@@ -47,8 +47,8 @@ SEEDS = (0, 1, 2)
 
 def write_faint_cohort(out: Path, *, studies=60, controls=4, contrast=0.8) -> float:
     """Phantoms with lesions of 0.5 to 12 ml at a part of their contrast; their share of pixels."""
-    usual, phantom_lesions.VOLUME_PERCENTILES_ML = (
-        phantom_lesions.VOLUME_PERCENTILES_ML,
+    usual, lesions.VOLUME_PERCENTILES_ML = (
+        lesions.VOLUME_PERCENTILES_ML,
         (0.5, 4.0, 12.0),
     )
     files, shares = [], []
@@ -64,7 +64,7 @@ def write_faint_cohort(out: Path, *, studies=60, controls=4, contrast=0.8) -> fl
         shares.append(study.masks["r1", "dwi"].mean())
         files.append(write_phantom_study(out, dataclasses.replace(study, **blended)))
     write_table(out / TABLE, files)
-    phantom_lesions.VOLUME_PERCENTILES_ML = usual
+    lesions.VOLUME_PERCENTILES_ML = usual
     return statistics.mean(map(float, shares))
 
 

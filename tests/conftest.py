@@ -17,7 +17,7 @@ import pytest  # noqa: E402
 
 import strokeseg_tf  # noqa: E402, F401  # First: it says how TensorFlow is to compute.
 from tfrecord_tools.conversion import convert  # noqa: E402
-from tfrecord_tools.phantom import write_phantom_cohort  # noqa: E402
+from tfrecord_tools.phantom.cohort import write_phantom_cohort  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -412,7 +412,8 @@ def test_the_cohort_itself_is_never_overwritten(cohort, tmp_path):
 
 def test_reading_and_finding_studies_needs_no_tensorflow():
     """Worker processes and `--help` start fast because of it."""
-    modules = "study, layouts, conversion, phantom, extraction, reader, shards, schema"
-    code = f"import sys; from tfrecord_tools import {modules}; print('tensorflow' in sys.modules)"
+    modules = "study, layouts, conversion, phantom.cohort, extraction, reader, shards, schema"
+    named = ", ".join(f"tfrecord_tools.{module}" for module in modules.split(", "))
+    code = f"import sys, {named}; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

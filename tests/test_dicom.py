@@ -31,15 +31,16 @@ from dicoms import (
 from strokeseg_tf.cli import main
 from tfrecord_tools.adc_unit import find_brain
 from tfrecord_tools.conversion import convert
-from tfrecord_tools.dicom import convert_dicom
-from tfrecord_tools.dicom_files import find_dicom
-from tfrecord_tools.dicom_kinds import find_b_value, find_kind
-from tfrecord_tools.dicom_series import group_series
-from tfrecord_tools.dicom_volumes import ConversionFailed, convert_series, find_program
+from tfrecord_tools.dicom.conversion import convert_dicom
+from tfrecord_tools.dicom.files import find_dicom
+from tfrecord_tools.dicom.kinds import find_b_value, find_kind
+from tfrecord_tools.dicom.program import ConversionFailed, find_program
+from tfrecord_tools.dicom.series import group_series
+from tfrecord_tools.dicom.volumes import convert_series
 from tfrecord_tools.diffusion import HIGHEST_ADC, derive_adc, geometric_mean
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.layouts import find_studies
-from tfrecord_tools.lint import lint
+from tfrecord_tools.lint.cohort import lint
 from tfrecord_tools.nifti import read_volume
 
 

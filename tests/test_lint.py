@@ -18,8 +18,8 @@ import pytest
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.findings import SEVERITIES, Finding
 from tfrecord_tools.layouts import find_studies
-from tfrecord_tools.lint import CHECKS, examine, find_duplicates, lint
-from tfrecord_tools.phantom import make_phantom, write_phantom_study
+from tfrecord_tools.lint.cohort import CHECKS, examine, find_duplicates, lint
+from tfrecord_tools.phantom.cohort import make_phantom, write_phantom_study
 from tfrecord_tools.study import read_study
 from tfrecord_tools.study_files import StudyFiles
 from tfrecord_tools.table import write_table

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tfrecord_tools.errors import InputError
-from tfrecord_tools.phantom import (
+from tfrecord_tools.phantom.cohort import (
     MASK_KEYS,
     draw_groups,
     make_phantom,
     write_phantom_cohort,
 )
-from tfrecord_tools.phantom_lesions import draw_lesion_volume_ml
+from tfrecord_tools.phantom.lesions import draw_lesion_volume_ml
 
 MATRIX = 80
 COHORT = {"studies": 4, "controls": 1, "seed": 3, "matrix": 32, "slices": (20, 22)}

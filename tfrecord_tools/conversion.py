@@ -12,7 +12,7 @@ from tfrecord_tools.atomic import NEW
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.findings import Finding
 from tfrecord_tools.layouts import find_studies
-from tfrecord_tools.lint import find_duplicates
+from tfrecord_tools.lint.cohort import find_duplicates
 from tfrecord_tools.parts import (
     PARTS,
     SHARDS,

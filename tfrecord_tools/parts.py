@@ -24,7 +24,7 @@ from tfrecord_tools.atomic import NEW, UNFINISHED
 from tfrecord_tools.findings import Finding
 from tfrecord_tools.framing import frame
 from tfrecord_tools.image_files import stem
-from tfrecord_tools.lint import examine
+from tfrecord_tools.lint.cohort import examine
 from tfrecord_tools.records import to_records
 from tfrecord_tools.schema import SCHEMA_VERSION, encode
 from tfrecord_tools.study import Study

@@ -31,7 +31,7 @@ def run(arguments):
     """Convert, and print what each study is made of."""
     import dataclasses
 
-    from tfrecord_tools.dicom import convert_dicom, tell_failed
+    from tfrecord_tools.dicom.conversion import convert_dicom, tell_failed
     from tfrecord_tools.errors import InputError
 
     with progress("converting") as on_step:

@@ -36,7 +36,7 @@ def run(arguments):
     import dataclasses
 
     from tfrecord_tools.errors import InputError
-    from tfrecord_tools.lint import lint
+    from tfrecord_tools.lint.cohort import lint
 
     with progress("checking") as on_study:
         report = lint(

@@ -37,7 +37,7 @@ def parse_range(text):
 
 def run(arguments):
     """Make the cohort, and print where."""
-    from tfrecord_tools.phantom import write_phantom_cohort
+    from tfrecord_tools.phantom.cohort import write_phantom_cohort
 
     try:
         with progress("phantoms") as on_study:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tfrecord_tools.dicom_files import is_dicom
+from tfrecord_tools.dicom.files import is_dicom
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.layouts import find_cases
 from tfrecord_tools.study_files import StudyFiles
@@ -73,7 +73,7 @@ def open_sources(
 
 
 def _convert(paths, found, hidden: Path, on_step) -> Sources:
-    from tfrecord_tools.dicom import convert_dicom
+    from tfrecord_tools.dicom.conversion import convert_dicom
 
     failed, remarks, series = {}, [], {}
 

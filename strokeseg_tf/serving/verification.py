@@ -17,7 +17,7 @@ from strokeseg_tf.serving.layout import (
 from strokeseg_tf.serving.precision import PRECISIONS
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid
-from tfrecord_tools.phantom import make_phantom
+from tfrecord_tools.phantom.cohort import make_phantom
 from tfrecord_tools.shards import sha256_of
 
 #: The example: slices, height and width. A phantom, so that no patient travels with a model.

@@ -20,8 +20,8 @@ from tfrecord_tools.atomic import new_folder
 from tfrecord_tools.grid import Grid
 from tfrecord_tools.layouts import foscal_files
 from tfrecord_tools.nifti import write_volume
-from tfrecord_tools.phantom_anatomy import Anatomy, ScanBlock, build_anatomy, rotation, smooth_field
-from tfrecord_tools.phantom_lesions import MASK_KEYS, apply_lesion, draw_lesion, draw_masks, swell
+from tfrecord_tools.phantom.anatomy import Anatomy, ScanBlock, build_anatomy, rotation, smooth_field
+from tfrecord_tools.phantom.lesions import MASK_KEYS, apply_lesion, draw_lesion, draw_masks, swell
 from tfrecord_tools.study_files import GROUPS, StudyFiles
 from tfrecord_tools.table import TABLE, write_table
 

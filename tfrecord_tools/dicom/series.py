@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from tfrecord_tools.dicom_files import DicomFile
-from tfrecord_tools.dicom_kinds import Frame, find_kind, is_trace
+from tfrecord_tools.dicom.files import DicomFile
+from tfrecord_tools.dicom.kinds import Frame, find_kind, is_trace
 
 
 @dataclasses.dataclass(frozen=True)

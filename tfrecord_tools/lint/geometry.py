@@ -9,7 +9,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from tfrecord_tools.grid import Grid
-from tfrecord_tools.lint_images import Remark
+from tfrecord_tools.lint.images import Remark
 from tfrecord_tools.reading import Reading, describe_difference
 from tfrecord_tools.study_files import MODALITIES
 

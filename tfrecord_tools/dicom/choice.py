@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfrecord_tools.adc_unit import ADC_UNITS, find_brain, median_adc, unit_of_median
-from tfrecord_tools.dicom_files import DicomFile
-from tfrecord_tools.dicom_volumes import Volumes
+from tfrecord_tools.dicom.files import DicomFile
+from tfrecord_tools.dicom.volumes import Volumes
 from tfrecord_tools.diffusion import LOWEST_B, SHELL_WIDTH, WANTED_B, derive_adc
 
 #: b-values, in s/mm2, that need no remark.

@@ -3,22 +3,16 @@
 import dataclasses
 import functools
 import json
-import shutil
-import subprocess
-import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
-from pydicom import encaps
 
-from tfrecord_tools.dicom_files import IDENTIFIERS, NAMES, DicomFile
-from tfrecord_tools.dicom_series import Series
+from tfrecord_tools.dicom.files import DicomFile
+from tfrecord_tools.dicom.program import ConversionFailed, run_on
+from tfrecord_tools.dicom.series import Series
 from tfrecord_tools.diffusion import LOWEST_B, SHELL_WIDTH, geometric_mean, read_bvalues
-from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid
 
 #: What is kept of the description that dcm2niix writes beside an image; everything else, where
@@ -27,16 +21,6 @@ KEPT_FACTS = (
     *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "MagneticFieldStrength"),
     *("EchoTime", "RepetitionTime", "ConversionSoftware", "ConversionSoftwareVersion"),
 )
-
-#: Options of dcm2niix: text beside the image without names and dates, no comment in the image, no
-#: settings from the user's home, uncompressed, voxels as stored.
-_OPTIONS = (
-    *("-b", "y", "-ba", "y", "-c", "", "-g", "i", "-z", "n", "-l", "o", "-f", "image", "-w", "2"),
-)
-
-
-class ConversionFailed(Exception):
-    """A series of which dcm2niix makes no volume; the text says why, after "series N: "."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,21 +66,6 @@ class Volumes:
         return mean.astype(np.float32)
 
 
-def find_program() -> str:
-    """The dcm2niix program: that of the Python package, else one on the search path.
-
-    Raises:
-        InputError: There is none.
-    """
-    try:
-        from dcm2niix import bin as program
-    except ImportError:
-        program = shutil.which("dcm2niix")
-    if not program or not Path(program).is_file():
-        raise InputError("the program dcm2niix is missing; install it with: pip install dcm2niix")
-    return str(program)
-
-
 def convert_series(
     series: Series, folder: Path, *, program: str, timeout_s: float
 ) -> list[Volumes]:
@@ -112,16 +81,12 @@ def convert_series(
     Raises:
         ConversionFailed: No volume comes out.
     """
-    end = time.monotonic() + timeout_s
     try:
         found = [
             volumes
-            for number, files in enumerate(_inputs(series, folder))
-            for path in _run(program, series, files, folder / f"out{number}", end)
+            for path in run_on(series, folder, program=program, timeout_s=timeout_s)
             for volumes in _read(series, path)
         ]
-    except subprocess.TimeoutExpired:
-        raise ConversionFailed(f"dcm2niix did not end within {timeout_s:g} s") from None
     except (ValueError, OSError, nibabel.filebasedimages.ImageFileError):
         raise ConversionFailed("what dcm2niix made of it cannot be read") from None
     if not found:
@@ -185,85 +150,6 @@ def _read(series: Series, path: Path) -> Iterator[Volumes]:
             {key: facts[key] for key in KEPT_FACTS if key in facts},
             series.files,
         )
-
-
-def _inputs(series: Series, folder: Path) -> Iterator[Path]:
-    """Folders to be converted one by one: all files of a series, or a volume of an enhanced one.
-
-    Files in them are links with neutral names: their own may be odd, or those of people.
-    """
-    whole = folder / "in"
-    whole.mkdir()
-    for index, file in enumerate(series.files):
-        if file.volumes is None:
-            _link(file.path, whole / f"{index:06d}.dcm")
-    if any(whole.iterdir()):
-        yield whole
-    for index, file in enumerate(series.files):
-        if file.volumes is not None:
-            yield from _copy_volumes(file, folder / f"in{index}")
-
-
-def _link(path: Path, link: Path) -> None:
-    try:
-        link.symlink_to(path.resolve())
-    except OSError:  # Some file systems know no links.
-        shutil.copyfile(path, link)
-
-
-def _copy_volumes(file: DicomFile, folder: Path) -> list[Path]:
-    """Write the volumes that are meant of an enhanced file, each into a folder of its own."""
-    homes = [folder / str(number) for number in range(len(file.volumes))]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # They repeat values, which may name a patient.
-            image = pydicom.dcmread(file.path)
-            count, groups = int(image.NumberOfFrames), image.PerFrameFunctionalGroupsSequence
-            packed = image.file_meta.TransferSyntaxUID.is_encapsulated
-            if packed:
-                frames = list(encaps.generate_frames(image.PixelData, number_of_frames=count))
-            else:
-                size = len(image.PixelData) // count
-                frames = [image.PixelData[i * size : (i + 1) * size] for i in range(count)]
-            # The copy goes in a moment; a kill could leave it, so it names nobody.
-            for name in (*NAMES, *IDENTIFIERS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-                if name in image:
-                    delattr(image, name)
-            for home, volume in zip(homes, file.volumes, strict=True):
-                chosen = [frames[index] for index in volume]
-                image.PixelData = encaps.encapsulate(chosen) if packed else b"".join(chosen)
-                image.PerFrameFunctionalGroupsSequence = [groups[index] for index in volume]
-                image.NumberOfFrames = len(volume)
-                home.mkdir(parents=True)
-                image.save_as(home / "image.dcm")
-    except OSError:
-        raise
-    except Exception:  # pydicom raises many kinds over a damaged file.
-        raise ConversionFailed("its frames cannot be told apart") from None
-    return homes
-
-
-def _run(program: str, series: Series, files: Path, out: Path, end: float) -> list[Path]:
-    """Run dcm2niix on a folder, until `end` at most; the images it made."""
-    out.mkdir()
-    # A map of Philips has its unit in the values that the console shows.
-    scaling = ("-p", "n") if series.kind == "adc" else ()
-    command = [program, *_OPTIONS, *scaling, "-o", str(out), str(files)]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=max(0.0, end - time.monotonic()),
-        )
-    except OSError as error:
-        raise InputError(
-            f"{program} cannot be run ({error.strerror}); install it with: pip install dcm2niix"
-        ) from error
-    # What it prints may name the patient.
-    if done.returncode:
-        raise ConversionFailed(f"dcm2niix failed with status {done.returncode}")
-    return sorted(out.glob("*.nii"))
 
 
 def _shells(series: Series, path: Path, count: int) -> Iterator[tuple[float, bool, list[int]]]:

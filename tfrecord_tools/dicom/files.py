@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-from tfrecord_tools.dicom_kinds import (
+from tfrecord_tools.dicom.kinds import (
     Frame,
     find_frames,
     frame_types,

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tfrecord_tools.dicom_choice import Picked
-from tfrecord_tools.dicom_files import DicomFile
-from tfrecord_tools.dicom_volumes import Volumes
+from tfrecord_tools.dicom.choice import Picked
+from tfrecord_tools.dicom.files import DicomFile
+from tfrecord_tools.dicom.volumes import Volumes
 from tfrecord_tools.folder_layouts import foscal_files
 from tfrecord_tools.nifti import write_volume
 from tfrecord_tools.study_files import StudyFiles

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrecord_tools import lint_geometry, lint_images, lint_masks
 from tfrecord_tools.adc_unit import check_adc_unit
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.findings import SEVERITIES, Finding, by_severity
 from tfrecord_tools.layouts import find_studies
+from tfrecord_tools.lint import geometry, images, masks
 from tfrecord_tools.reading import Reading, read_files
 from tfrecord_tools.study import Study, build_study
 from tfrecord_tools.study_files import StudyFiles
@@ -23,32 +23,32 @@ from tfrecord_tools.workers import Processes
 #: message, remedy). What makes a study unreadable, for prediction too, is found by
 #: `tfrecord_tools.reading.read_files`; what only the whole cohort shows, by `find_duplicates`.
 CHECKS = {
-    "missing-modality": lint_images.check_modalities,
-    "same-image": lint_images.check_same_image,
-    "adc-unit": lint_images.check_adc_unit,
-    "b-value": lint_images.check_b_value,
-    "four-dimensional": lint_images.check_four_dimensional,
-    "grid": lint_geometry.check_grids,
-    "two-placements": lint_geometry.check_forms,
-    "no-orientation": lint_geometry.check_orientation,
-    "contrast": lint_images.check_contrast,
-    "mirrored": lint_images.check_mirrored,
-    "spacing": lint_geometry.check_spacing,
-    "field-of-view": lint_geometry.check_field_of_view,
-    "anisotropy": lint_geometry.check_anisotropy,
-    "pixels": lint_geometry.check_pixels,
-    "stretched": lint_geometry.check_stretched,
-    "single-slice": lint_geometry.check_slices,
-    "saturated": lint_images.check_saturated,
-    "outliers": lint_images.check_outliers,
-    "negative": lint_images.check_negative,
-    "no-mask": lint_masks.check_any_mask,
-    "mask-values": lint_masks.check_mask_values,
-    "mask-empty": lint_masks.check_mask_empty,
-    "mask-in-control": lint_masks.check_control,
-    "mask-outside": lint_masks.check_mask_outside,
-    "mask-large": lint_masks.check_mask_large,
-    "mask-mirrored": lint_masks.check_mask_mirrored,
+    "missing-modality": images.check_modalities,
+    "same-image": images.check_same_image,
+    "adc-unit": images.check_adc_unit,
+    "b-value": images.check_b_value,
+    "four-dimensional": images.check_four_dimensional,
+    "grid": geometry.check_grids,
+    "two-placements": geometry.check_forms,
+    "no-orientation": geometry.check_orientation,
+    "contrast": images.check_contrast,
+    "mirrored": images.check_mirrored,
+    "spacing": geometry.check_spacing,
+    "field-of-view": geometry.check_field_of_view,
+    "anisotropy": geometry.check_anisotropy,
+    "pixels": geometry.check_pixels,
+    "stretched": geometry.check_stretched,
+    "single-slice": geometry.check_slices,
+    "saturated": images.check_saturated,
+    "outliers": images.check_outliers,
+    "negative": images.check_negative,
+    "no-mask": masks.check_any_mask,
+    "mask-values": masks.check_mask_values,
+    "mask-empty": masks.check_mask_empty,
+    "mask-in-control": masks.check_control,
+    "mask-outside": masks.check_mask_outside,
+    "mask-large": masks.check_mask_large,
+    "mask-mirrored": masks.check_mask_mirrored,
 }
 
 

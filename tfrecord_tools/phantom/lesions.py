@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tfrecord_tools.phantom_anatomy import (
+from tfrecord_tools.phantom.anatomy import (
     BRAINSTEM,
     CEREBELLUM,
     CEREBRUM,

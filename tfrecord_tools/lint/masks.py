@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfrecord_tools.lint_images import HEAD, NO_NEED, Remark
+from tfrecord_tools.lint.images import HEAD, NO_NEED, Remark
 from tfrecord_tools.reading import Reading
 
 #: How far a voxel of a mask may lie from 0 and 1 and still mean them.

@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tfrecord_tools.atomic import check_free, new_folder
-from tfrecord_tools.dicom_choice import Picked, pick
-from tfrecord_tools.dicom_files import DicomFile, DicomTree, find_dicom
-from tfrecord_tools.dicom_output import (
+from tfrecord_tools.dicom.choice import Picked, pick
+from tfrecord_tools.dicom.files import DicomFile, DicomTree, find_dicom
+from tfrecord_tools.dicom.output import (
     OUT_LAYOUTS,
     ConvertedStudy,
     move_to_bids,
     write_images,
     write_json,
 )
-from tfrecord_tools.dicom_series import find_flaw, fingerprint, group_series
-from tfrecord_tools.dicom_volumes import ConversionFailed, Volumes, convert_series, find_program
+from tfrecord_tools.dicom.program import ConversionFailed, find_program
+from tfrecord_tools.dicom.series import find_flaw, fingerprint, group_series
+from tfrecord_tools.dicom.volumes import Volumes, convert_series
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.folder_layouts import foscal_files
 from tfrecord_tools.study_files import StudyFiles

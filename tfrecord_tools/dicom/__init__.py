@@ -1,0 +1,1 @@
+"""DICOM of any scanner -> ADC and DWI as NIfTI."""

@@ -1,0 +1,1 @@
+"""What is wrong or remarkable about studies: a check a function, findings as its results."""

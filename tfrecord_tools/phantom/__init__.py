@@ -1,0 +1,1 @@
+"""Synthetic cohorts: heads, lesions, and raters who disagree."""
