@@ -64,6 +64,26 @@ def wait_for(folder, pattern, process, seconds=300):
         time.sleep(0.05)
 
 
+def members(process):
+    """The chief and the workers of a search: process ids by name."""
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    names = {}
+    for child in children:
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        name = next(e for e in environment if e.startswith(b"KERASTUNER_TUNER_ID="))
+        names[name.partition(b"=")[2].decode()] = int(child)
+    return names
+
+
+def wait_until_gone(pids):
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline, "they end with the process that started them"
+        time.sleep(0.1)
+
+
 def epochs_written(folder):
     """When each epoch of each run was written: a training that ran again would change it."""
     return {
@@ -224,6 +244,31 @@ def test_ctrl_c_ends_soon_and_keeps_what_is_finished(shards, config, tmp_path):
 
 
 @pytest.mark.slow
+def test_ctrl_c_reaches_workers_and_chief_and_the_search_goes_on(shards, config, tmp_path):
+    folder = tmp_path / "search"
+    line = tune(shards, folder, config, "--trials", 4, "--repeats", 1, "--tuner", "random",
+                "--workers", 2)  # fmt: skip
+    process = start(line)
+    wait_for(folder, "trial_*/result.json", process)
+    names = members(process)
+    assert set(names) == {"chief", "worker0", "worker1"}
+    # As a terminal does it: all of them hear it.
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert b"interrupted" in process.stderr.read()
+    wait_until_gone(names.values())
+    finished = {f"trial_{r['trial']}" for r in read_results(folder)}
+    before = {k: v for k, v in epochs_written(folder).items() if k.split("/")[0] in finished}
+    assert finished and before
+    again = start([*line, "--resume"])
+    assert again.wait(300) == 0, again.stderr.read().decode()
+    results = read_results(folder)
+    assert [r["trial"] for r in results] == ["default-0", "0", "1", "2", "3"]
+    assert {r["status"] for r in results} == {"complete"}
+    assert before.items() <= epochs_written(folder).items()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker0", "chief", "all"])
 def test_workers_and_their_chief_may_be_killed(victim, shards, config, tmp_path):
     folder = tmp_path / "search"
@@ -231,14 +276,7 @@ def test_workers_and_their_chief_may_be_killed(victim, shards, config, tmp_path)
                 "--workers", 2)  # fmt: skip
     process = start(line)
     wait_for(folder, "trial_*/result.json", process)
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-    ).stdout.split()
-    names = {}
-    for child in children:
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        name = next(e for e in environment if e.startswith(b"KERASTUNER_TUNER_ID="))
-        names[name.partition(b"=")[2].decode()] = int(child)
+    names = members(process)
     assert set(names) == {"chief", "worker0", "worker1"}
     finished = {r["trial"] for r in read_results(folder)}
     before = epochs_written(folder)
@@ -246,10 +284,7 @@ def test_workers_and_their_chief_may_be_killed(victim, shards, config, tmp_path)
     status = process.wait(300)
     assert (status == 0) == (victim == "worker0")
     if status:
-        deadline = time.monotonic() + 20
-        while any(os.path.exists(f"/proc/{pid}") for pid in names.values()):
-            assert time.monotonic() < deadline, "they end with the process that started them"
-            time.sleep(0.1)
+        wait_until_gone(names.values())
         again = start([*line, "--resume"])
         assert again.wait(300) == 0, again.stderr.read().decode()
     results = read_results(folder)

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from strokeseg_tf.config import SMALL
+from tfrecord_tools.atomic import write_text
 from tuning.oracles import ORACLES, build_oracle
 from tuning.plan import Plan
+from tuning.results import RESULT, trial_folder
 from tuning.search_space import Choices, default_space, searched_config
 
 BASE = searched_config(SMALL.replace(training={"epochs": 4}))
@@ -18,9 +20,9 @@ class Death(BaseException):
     """What a kill is for the process that it hits."""
 
 
-def new_oracle(folder, tuner, die_at=None, workers=(), space=SPACE):
+def new_oracle(folder, tuner, die_at=None, workers=(), space=SPACE, repeats=0):
     """An oracle that has loaded what is in the folder, and dies before a write or after it."""
-    plan = Plan(BASE, SMALL, space, tuner=tuner, repeats=0)
+    plan = Plan(BASE, SMALL, space, tuner=tuner, repeats=repeats, finalists=2)
     oracle = build_oracle(plan, TRIALS, workers)
     oracle._set_project_dir(folder.parent, folder.name)
     oracle.reload()
@@ -96,6 +98,44 @@ def test_after_the_death_of_a_chief_living_workers_keep_their_trials(tmp_path):
     assert fewer.create_trial("worker0").trial_id == first
     alone = new_oracle(folder, "random")
     assert {alone.create_trial("tuner0").trial_id} <= {first, second}
+
+
+def end(oracle, trial, score):
+    """End a trial as the tuner does: its result is written first."""
+    result = {"trial": trial.trial_id, "status": "complete", "score": score}
+    folder = trial_folder(oracle._project_dir, trial.trial_id)
+    folder.mkdir(exist_ok=True)
+    write_text(folder / RESULT, json.dumps(result))
+    oracle.update_trial(trial.trial_id, {"validation_dice": score})
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+
+
+def test_the_best_trials_are_repeated_when_all_have_ended(tmp_path):
+    folder = tmp_path / "search"
+    oracle = new_oracle(folder, "grid", repeats=3)
+    begun = []
+    for score in (0.5, 0.5, 0.5, 0.1, 0.2, 0.3, 0.8, 0.9):
+        begun.append(oracle.create_trial("worker0"))
+        end(oracle, begun[-1], score)
+    last = oracle.create_trial("worker0")
+    # The last trial may be one of the best.
+    assert oracle.create_trial("worker1").status == "IDLE"
+    end(oracle, last, 0.85)
+    first, second = (oracle.create_trial(f"worker{n}") for n in range(2))
+    assert [t.trial_id for t in begun[:3]] == ["default-0", "default-1", "default-2"]
+    assert (first.trial_id, second.trial_id) == ("4-1", "5-1")
+    end(oracle, second, 0.7)
+    # Another chief: who trains a repeat keeps it, and what has ended is not given out again.
+    again = new_oracle(folder, "grid", workers=None, repeats=3)
+    assert again.create_trial("worker1").trial_id == "4-2"
+    assert again.create_trial("worker0").trial_id == "4-1"
+    assert again.create_trial("worker2").trial_id == "5-2"
+    assert again.create_trial("worker3").status == "STOPPED" and not again.is_done
+    for worker in range(3):
+        end(again, again.create_trial(f"worker{worker}"), 0.6)
+    assert again.create_trial("worker0").status == "STOPPED" and again.is_done
+    assert len(again.trials) == TRIALS
 
 
 def test_the_seed_0_is_a_seed(tmp_path):

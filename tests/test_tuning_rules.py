@@ -8,7 +8,7 @@ from tfrecord_tools.errors import InputError
 from tuning.importance import importance
 from tuning.noise import expected_maximum, noise_of, verdict
 from tuning.plan import Plan
-from tuning.results import best_trial, pareto_front, rows_of, winning_config
+from tuning.results import best_trial, finalists, pareto_front, rows_of, winning_config
 from tuning.search_space import Choices, Range, apply_values, default_space, searched_config
 from tuning.stopping import StoppingRules
 
@@ -57,6 +57,10 @@ def test_noise_is_not_sold_as_a_find():
     assert "does not go beyond luck" in verdict(noise, 0.65)
     assert "luck" in verdict(noise, 0.8) and "beyond" not in verdict(noise, 0.8)
     assert "better than the default" in verdict(noise, 0.45)
+    # The mean of four trainings is half as lucky.
+    assert noise_of([0.4, 0.5, 0.6], 20, seeds=4).luck - 0.5 == pytest.approx(
+        (noise.luck - 0.5) / 2
+    )
     assert "nothing about noise" in verdict(noise_of([0.5], 20), 0.6)
 
 
@@ -83,19 +87,40 @@ def test_the_front_holds_who_is_not_beaten_on_both_heads():
 def test_the_default_wins_where_its_mean_is_above_every_trial():
     default = [result("default-0", 0.5), result("default-1", 0.7)]
     low, high = result("0", 0.55, gamma=1.0), result("1", 0.65, gamma=3.0)
-    assert best_trial("s", [*default, low])["trial"] == "default-0"
-    assert winning_config(PLAN, default[0]) == SMALL
-    assert best_trial("s", [*default, low, high])["trial"] == "1"
+    winner = best_trial("s", PLAN, [*default, low])
+    assert (winner["trial"], winner["score"]) == ("default-0", pytest.approx(0.6))
+    assert winning_config(PLAN, winner) == SMALL
+    assert best_trial("s", PLAN, [*default, low, high])["trial"] == "1"
     assert winning_config(PLAN, high) == apply_values(PLAN.base, {"gamma": 3.0})
+
+
+def test_the_winner_is_the_finalist_whose_repeats_are_best():
+    default = [result(f"default-{n}", 0.5) for n in range(3)]
+    trials = [result("0", 0.9), result("1", 0.8), result("2", 0.7), result("3", 0.6)]
+    repeats = [result("0-1", 0.5), result("0-2", 0.6), result("1-1", 0.6), result("1-2", 0.7)]
+    failed = [result("2-1", 0.9), result("2-2", None, "failed")]
+    results = [*default, *trials, *repeats, *failed]
+    # The lucky one is second, one that failed under another seed is none.
+    found = [(r["trial"], pytest.approx(r["score"])) for r in finalists(PLAN, results)]
+    assert found == [("1", 0.65), ("0", 0.55)]
+    winner = best_trial("s", PLAN, results)
+    assert (winner["trial"], winner["score"]) == found[0]
+    rows = rows_of(PLAN, results)
+    assert [row["trial"] for row in rows[:2]] == ["1", "0"]
+    assert rows[0]["repeated"] == pytest.approx(0.65) and rows[2]["repeated"] is None
+    better = [result(f"default-{n}", 0.66) for n in range(3)]
+    assert best_trial("s", PLAN, [*better, *trials, *repeats])["trial"] == "default-0"
+    # An interrupted search has no finalist yet.
+    assert best_trial("s", PLAN, [*default, *trials, repeats[0]])["trial"] == "0"
 
 
 def test_pruned_and_failed_trials_win_nothing_and_stand_last():
     failed = result("2", None, "failed") | {"reason": "out of memory"}
     trials = [failed, result("1", 0.9, "pruned"), result("0", 0.1)]
-    assert best_trial("s", trials)["trial"] == "0"
+    assert best_trial("s", PLAN, trials)["trial"] == "0"
     assert [row["trial"] for row in rows_of(PLAN, trials)] == ["0", "1", "2"]
     with pytest.raises(InputError, match="trial 2: out of memory"):
-        best_trial("s", trials[:2])
+        best_trial("s", PLAN, trials[:2])
 
 
 def test_settings_of_a_plan_are_checked():
@@ -104,6 +129,7 @@ def test_settings_of_a_plan_are_checked():
         ({"tuner": "gradient"}, "known: bayesian, random, grid, hyperband"),
         ({"pruning": "hard"}, "known: median, none"),
         ({"executions": 0}, "--executions must be at least 1"),
+        ({"finalists": -1}, "--finalists must be at least 0"),
     ):
         with pytest.raises(InputError, match=words):
             Plan(PLAN.base, SMALL, PLAN.space, **wrong)

@@ -52,7 +52,14 @@ def add_arguments(parser):
         type=int,
         default=3,
         metavar="R",
-        help="trainings of the default, for its error bar (default: 3)",
+        help="trainings of the default, by other seeds, for its error bar (default: 3)",
+    )
+    add(
+        "--finalists",
+        type=int,
+        default=3,
+        metavar="F",
+        help="best trials to train by these seeds before one is the winner (default: 3)",
     )
     add("--pruning", default="median", help="of hopeless trials: median (default) or none")
     add("--patience", type=int, metavar="E", help="end a training after E epochs without a best")
@@ -88,9 +95,9 @@ def run(arguments):
 
 def _shown(plan, rows):
     """Header and rows for a terminal of 80 columns; `trials.csv` has the rest."""
-    columns = ["trial", "status", plan.score_name, *plan.space]
+    columns = ["trial", "status", plan.score_name, "repeated", *plan.space]
     texts = [["" if row[c] is None else _short(row[c]) for c in columns] for row in rows]
-    return ["trial", "status", "dice", *plan.space], texts
+    return ["trial", "status", "dice", "again", *plan.space], texts
 
 
 def _short(value):

@@ -6,7 +6,7 @@ from strokeseg_tf.evaluation.panels import Level, Panel, Plot, Series
 from tuning.importance import importance, place
 from tuning.noise import Noise
 from tuning.plan import Plan
-from tuning.results import is_default, pareto_front
+from tuning.results import is_default, is_proposal, pareto_front, repeat_of
 
 BLUE, ORANGE, GREY, GREEN = "#0072b2", "#d55e00", "#888888", "#009e73"
 
@@ -22,22 +22,27 @@ def trials_plot(plan: Plan, results: Sequence[dict], noise: Noise | None) -> Plo
     series = [
         _points(name, [r for r in results if choose(r)], colour)
         for name, colour, choose in (
-            ("trial", BLUE, lambda r: r["status"] == "complete" and not is_default(r["trial"])),
+            ("trial", BLUE, lambda r: r["status"] == "complete" and is_proposal(r["trial"])),
             ("pruned", GREY, lambda r: r["status"] == "pruned"),
+            ("repeat", ORANGE, lambda r: r["score"] is not None and _repeats_a_trial(r["trial"])),
         )
     ]
     ticks = {"x_title": "trial", "y_title": title_of(plan)}
     panel = Panel("Trials", series=[s for s in series if len(s.x)], levels=levels, **ticks)
     caption = (
-        "The objective of each trial. Dashed: the mean of the default's repeats, its bar one "
-        "standard deviation either way; and where the best of as many trials would lie by luck "
-        "alone, were all as good as the default."
+        "The objective of each trial, and of the finalists' repeats under other seeds. Dashed: the "
+        "mean of the default's repeats, its bar one standard deviation either way; and where the "
+        "best of as many trials would lie by luck alone, were all as good as the default."
     )
     return Plot("trials", "Trials", caption, [panel])
 
 
+def _repeats_a_trial(trial: str) -> bool:
+    return not (is_proposal(trial) or is_default(trial))
+
+
 def _points(name, results, colour) -> Series:
-    numbers = [int(r["trial"]) for r in results]
+    numbers = [int(repeat_of(r["trial"])[0] or r["trial"]) for r in results]
     errors = [r["sd"] or 0.0 for r in results] if any(r["sd"] for r in results) else ()
     texts = [_words(r) for r in results]
     return Series("points", name, numbers, [r["score"] for r in results], colour, texts, errors)
@@ -74,8 +79,8 @@ def coordinates_plot(plan: Plan, results: Sequence[dict]) -> Plot:
         best = at >= 2 * len(results) / 3
         name, colour = ("best third", ORANGE) if best else ("other trials", "#b8c4cc")
         series.append(Series("line", name, list(range(len(heights))), heights, colour, words))
-    ticks = [f"{_title(name)} {_ends(domain)}" for name, domain in plan.space.items()]
-    ticks.append(f"Dice {low:.2f} to {high:.2f}")
+    ticks = [f"{_title(name)}\n{_ends(domain)}" for name, domain in plan.space.items()]
+    ticks.append(f"Dice\n{low:.2f} to {high:.2f}")
     panel = Panel("Values", "", "place in the range", series, ticks=ticks)
     caption = (
         "A line is a trial: its values, each between the ends of its range, and the validation "

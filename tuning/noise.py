@@ -1,6 +1,7 @@
 """What the default's repeats say about luck, so that noise is not sold as a find."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -12,8 +13,9 @@ class Noise:
     Attributes:
         mean: Of the objective.
         sd: Its standard deviation; None for fewer than two repeats.
-        luck: What the best of as many trials would be expected at if every one were as good as
-            the default: mean + sd times the expected maximum of that many standard normal draws.
+        luck: What the best of as many candidates would be expected at if every one were as good as
+            the default: mean + sd / sqrt(seeds) times the expected maximum of that many standard
+            normal draws.
     """
 
     mean: float
@@ -21,12 +23,13 @@ class Noise:
     luck: float | None
 
 
-def noise_of(scores: Sequence[float], trials: int) -> Noise | None:
+def noise_of(scores: Sequence[float], candidates: int, seeds: int = 1) -> Noise | None:
     """The noise of the default, or None without repeats.
 
     Args:
         scores: The objective of each repeat.
-        trials: Trials that the best was chosen from.
+        candidates: What the best was chosen from.
+        seeds: Trainings that the score of a candidate is the mean of.
     """
     if not scores:
         return None
@@ -34,7 +37,7 @@ def noise_of(scores: Sequence[float], trials: int) -> Noise | None:
     if len(scores) < 2:
         return Noise(mean, None, None)
     sd = statistics.stdev(scores)
-    return Noise(mean, sd, mean + sd * expected_maximum(trials))
+    return Noise(mean, sd, mean + sd / math.sqrt(seeds) * expected_maximum(candidates))
 
 
 def expected_maximum(count: int) -> float:
@@ -47,20 +50,26 @@ def expected_maximum(count: int) -> float:
     return density[0]
 
 
-def verdict(noise: Noise | None, best: float | None) -> str:
-    """One sentence on whether the search has found anything."""
+def verdict(noise: Noise | None, best: float | None, kind: str = "trial") -> str:
+    """One sentence on whether the search has found anything.
+
+    Args:
+        noise: Of the default.
+        best: Score of the best candidate.
+        kind: What the candidates are: `trial`, or `finalist`, whose score is a mean of repeats.
+    """
     if noise is None or best is None:
         return "The default was not trained, so that nothing can be said about it."
     if best < noise.mean:
-        return f"No trial was better than the default ({noise.mean:.3f}, best {best:.3f})."
+        return f"No {kind} was better than the default ({noise.mean:.3f}, best {best:.3f})."
     if noise.sd is None:
         return (
-            f"The best trial has {best:.3f}, the default {noise.mean:.3f}; trained once, it says "
+            f"The best {kind} has {best:.3f}, the default {noise.mean:.3f}; trained once, it says "
             "nothing about noise."
         )
     words = (
-        f"The best trial has {best:.3f}, the default {noise.mean:.3f} with a standard deviation "
-        f"of {noise.sd:.3f} between seeds; by luck alone the best of as many trials would be "
+        f"The best {kind} has {best:.3f}, the default {noise.mean:.3f} with a standard deviation "
+        f"of {noise.sd:.3f} between seeds; by luck alone the best of as many {kind}s would be "
         f"expected at {noise.luck:.3f}."
     )
     return words + ("" if best > noise.luck else " The find does not go beyond luck.")

@@ -12,7 +12,7 @@ from tuning.search_space import apply_values, default_space, searched_config
 from tuning.space_file import read_space
 
 #: Options that are fields of `Plan` as they are.
-PLAIN = ("objective", "tuner", "executions", "repeats", "pruning", "patience")
+PLAIN = ("objective", "tuner", "executions", "repeats", "finalists", "pruning", "patience")
 
 
 def resolve_plan(arguments) -> Plan:

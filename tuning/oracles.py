@@ -15,63 +15,88 @@ from keras_tuner.engine.trial import Trial
 
 from tfrecord_tools.atomic import write_text
 from tuning.plan import GRID_POINTS, Plan
-from tuning.results import DEFAULT, is_default, read_result
+from tuning.results import DEFAULT, complete, is_proposal, read_result, read_results
 from tuning.search_space import SEARCH_SPACE, Choices, Range
 
-RUNNING, ENDED = "RUNNING", ("COMPLETED", "FAILED")
+RUNNING, IDLE, STOPPED, ENDED = "RUNNING", "IDLE", "STOPPED", ("COMPLETED", "FAILED")
 OBJECTIVE = keras_tuner.Objective("validation_dice", "max")
+#: Share of the variance between trials that the Gaussian process takes for noise. Keras Tuner's own
+#: 1e-4 would have it follow the luck of every training.
+NOISE_SHARE = 0.1
 
 
 class DurableOracle:
     """Mixed into an oracle of Keras Tuner.
 
-    The default's repeats are given out before anything that the oracle proposes; it never hears
-    of them.
+    The default's repeats are given out before anything that the oracle proposes, those of the
+    finalists when it has no more to propose; it never hears of them.
 
     Args:
-        repeats: Repeats of the default.
+        repeats: Repeats of the default; finalists are repeated once less.
+        finalists: How many of the best trials are repeated.
         workers: Ids whose interrupted trials wait for them when the oracle is loaded: such a worker
             may be alive and training. None for all, () where no worker outlives the oracle.
     """
 
-    def __init__(self, *args, repeats=0, workers=(), **kwargs):
+    def __init__(self, *args, repeats=0, finalists=0, workers=(), **kwargs):
         super().__init__(*args, **kwargs)
         self.failure = None
-        self._repeats, self._workers, self._interrupted = repeats, workers, {}
+        self._repeats, self._finalists = repeats, finalists
+        self._workers, self._interrupted = workers, {}
 
     @keras_tuner.synchronized
     def create_trial(self, tuner_id):
-        if tuner_id not in self.ongoing_trials and (name := self._next_default()):
+        if tuner_id not in self.ongoing_trials and (name := self._next_of_default()):
+            return self._give_repeat(tuner_id, name)
+        trial = super().create_trial(tuner_id)
+        if trial.status != STOPPED:
+            return trial
+        if any(is_proposal(ongoing.trial_id) for ongoing in self.ongoing_trials.values()):
+            # It may be a finalist yet.
             self.tuner_ids.add(tuner_id)
-            self.ongoing_trials[tuner_id] = Trial(keras_tuner.HyperParameters(), trial_id=name)
-        return super().create_trial(tuner_id)
+            return Trial(keras_tuner.HyperParameters(), trial_id=trial.trial_id, status=IDLE)
+        name = self._next_of_finalists()
+        return self._give_repeat(tuner_id, name) if name else trial
 
-    def _next_default(self):
+    def _give_repeat(self, tuner_id, name):
+        self.tuner_ids.add(tuner_id)
+        self.ongoing_trials[tuner_id] = _repeat(name)
+        self.save()
+        return self.ongoing_trials[tuner_id]
+
+    def _next_of_default(self):
+        return self._first_left(f"{DEFAULT}-{number}" for number in range(self._repeats))
+
+    def _next_of_finalists(self):
+        best = complete(read_results(self._project_dir))[: self._finalists]
+        seeds = range(1, self._repeats)
+        return self._first_left(f"{r['trial']}-{number}" for number in seeds for r in best)
+
+    def _first_left(self, names):
         given = {trial.trial_id for trial in self.ongoing_trials.values()}
-        names = [f"{DEFAULT}-{number}" for number in range(self._repeats)]
-        waiting = (n for n in names if n not in given and not read_result(self._project_dir, n))
-        return next(waiting, None)
+        left = (n for n in names if n not in given and not read_result(self._project_dir, n))
+        return next(left, None)
 
     @property
     def is_done(self):
         """Whether no trial is left, so that a chief need not wait for a worker to ask."""
-        left = self.ongoing_trials or self._retry_queue or self._next_default()
-        return not left and len(self.trials) >= self.max_trials
+        left = self.ongoing_trials or self._retry_queue or len(self.trials) < self.max_trials
+        return not (left or self._next_of_default() or self._next_of_finalists())
 
     def get_trial(self, trial_id):
-        if is_default(trial_id):
-            return Trial(keras_tuner.HyperParameters(), trial_id=trial_id)
-        return super().get_trial(trial_id)
+        if is_proposal(trial_id):
+            return super().get_trial(trial_id)
+        return _repeat(trial_id)
 
     @keras_tuner.synchronized
     def update_trial(self, trial_id, metrics, step=0):
-        if is_default(trial_id):
-            return self.get_trial(trial_id)
-        return super().update_trial(trial_id, metrics, step=step)
+        if is_proposal(trial_id):
+            return super().update_trial(trial_id, metrics, step=step)
+        return self.get_trial(trial_id)
 
     @keras_tuner.synchronized
     def end_trial(self, trial):
-        if not is_default(trial.trial_id):
+        if is_proposal(trial.trial_id):
             super().end_trial(trial)
         self.ongoing_trials = {
             tuner_id: ongoing
@@ -82,12 +107,16 @@ class DurableOracle:
     def get_state(self):
         state = super().get_state()
         ongoing = state["ongoing_trials"].items()
-        state["ongoing_trials"] = {worker: t for worker, t in ongoing if not is_default(t)}
+        state["ongoing_trials"] = {worker: t for worker, t in ongoing if is_proposal(t)}
+        state["ongoing_repeats"] = {worker: t for worker, t in ongoing if not is_proposal(t)}
         return state
 
     def set_state(self, state):
         super().set_state(state)
-        self._interrupted = dict(self.ongoing_trials)
+        repeats = state.get("ongoing_repeats", {}).items()
+        self._interrupted = self.ongoing_trials | {
+            worker: _repeat(t) for worker, t in repeats if not read_result(self._project_dir, t)
+        }
 
     def save(self):
         self._write(Path(self._get_oracle_fname()), self.get_state())
@@ -119,6 +148,11 @@ class DurableOracle:
         kept = {trial.trial_id for trial in self.ongoing_trials.values()}
         waiting = [n for n, t in self.trials.items() if t.status not in ENDED and n not in kept]
         self._retry_queue = waiting[::-1]  # It is taken from its end.
+
+
+def _repeat(name):
+    """A trial whose values are those of the default or of the trial that it repeats."""
+    return Trial(keras_tuner.HyperParameters(), trial_id=name)
 
 
 class Bayesian(DurableOracle, keras_tuner.oracles.BayesianOptimizationOracle):
@@ -169,6 +203,8 @@ def build_oracle(plan: Plan, trials: int, workers=()):
     own = {"max_trials": trials}
     if plan.tuner == "hyperband":  # It would end by itself after one iteration.
         own = {"max_epochs": plan.base.training.epochs, "hyperband_iterations": None}
+    if plan.tuner == "bayesian":
+        own["alpha"] = NOISE_SHARE
     oracle = ORACLES[plan.tuner](
         objective=OBJECTIVE,
         hyperparameters=declare(plan),
@@ -176,6 +212,7 @@ def build_oracle(plan: Plan, trials: int, workers=()):
         # After so many it would raise under its lock, which then is never given back.
         max_consecutive_failed_trials=None,
         repeats=plan.repeats,
+        finalists=plan.finalists,
         workers=workers,
         **own,
     )

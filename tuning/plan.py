@@ -42,7 +42,9 @@ class Plan:
         tuner: One of `TUNERS`.
         executions: Trainings of a trial, each under another seed.
         folds: Folds of cross-validation in each trial, 0 for the split `validation`.
-        repeats: How often the default is trained, each time under other seeds.
+        repeats: How often the default is trained, each time under other seeds; finalists are
+            trained under the same ones.
+        finalists: Best trials that are repeated before one of them is the winner; 0 for none.
         pruning: One of `PRUNING`.
         patience: Epochs without improvement that end a training; None for no end.
     """
@@ -56,6 +58,7 @@ class Plan:
     executions: int = 1
     folds: int = 0
     repeats: int = 3
+    finalists: int = 3
     pruning: str = "median"
     patience: int | None = None
 
@@ -63,7 +66,7 @@ class Plan:
         for name, known in (("objective", OBJECTIVES), ("tuner", TUNERS), ("pruning", PRUNING)):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-        for name, low in (("executions", 1), ("repeats", 0), ("patience", 1)):
+        for name, low in (("executions", 1), ("repeats", 0), ("finalists", 0), ("patience", 1)):
             if (value := getattr(self, name)) is not None and value < low:
                 raise InputError(f"--{name} must be at least {low}, received {value}")
         if self.objective in ("adc", "dwi") and self.objective not in self.modalities:

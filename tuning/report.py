@@ -13,7 +13,15 @@ from tfrecord_tools.atomic import write_text
 from tuning import figures
 from tuning.noise import noise_of, verdict
 from tuning.plan import OBJECTIVES, Plan, read_plan
-from tuning.results import complete, default_scores, is_default, rows_of
+from tuning.results import (
+    DEFAULT,
+    complete,
+    finalists,
+    is_default,
+    is_proposal,
+    repeat_scores,
+    rows_of,
+)
 
 REPORT = "report.html"
 
@@ -27,17 +35,17 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
         results: All results.
         winner: The best of them.
     """
-    scored = [r for r in results if r["score"] is not None and not is_default(r["trial"])]
-    ranked = complete(results)
-    noise = noise_of(default_scores(results), len(scored))
+    proposals = [r for r in results if is_proposal(r["trial"])]
+    scored = [r for r in proposals if r["score"] is not None]
+    noise = noise_of(repeat_scores(results, DEFAULT), len(scored))
     content = read_plan(search)
     sentences = [
-        verdict(noise, ranked[0]["score"] if ranked else None),
+        _verdict(plan, results, noise),
         *_place_of_default(noise, scored),
-        f"{len(ranked)} trials complete, {_count(results, 'pruned')} pruned, "
-        f"{_count(results, 'failed')} failed; the winner is trial {winner['trial']}.",
-        f"The objective, {plan.objective}, is the {OBJECTIVES[plan.objective]}. A trial counts by "
-        "its best epoch, which flatters it: judge the winner on test studies.",
+        f"{len(complete(results))} trials complete, {_count(proposals, 'pruned')} pruned, "
+        f"{_count(proposals, 'failed')} failed; the winner is {_name(winner['trial'])}.",
+        f"The objective, {plan.objective}, is the {OBJECTIVES[plan.objective]}. A training counts "
+        "by its best epoch, which flatters it: judge the winner on test studies.",
     ]
     parts = [markup.section("In short", markup.bullets(sentences))]
     charts = {}
@@ -47,11 +55,29 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
         parts.append(markup.section(plot.heading, framed_figure(picture)))
         charts[plot.name] = {"caption": plot.caption, "panels": [_chart(p) for p in plot.panels]}
     parts.append(_table(plan, results))
-    parts.append(settings_section({k: v for k, v in content.items() if k != "data"}))
+    parts.append(settings_section(_settings(content)))
     parts += [markup.data_block("charts", charts), plotly_block()]
     page = document("Hyper-parameter search", content["phantom"], parts)
     write_text(search / REPORT, page)
     return search / REPORT
+
+
+def _verdict(plan, results, noise) -> str:
+    """On the finalists, whose repeats were not what they were chosen by, if there are any."""
+    if final := finalists(plan, results):
+        seeds = plan.repeats - 1
+        fair = noise_of(repeat_scores(results, DEFAULT), len(final), seeds)
+        words = verdict(fair, final[0]["score"], "finalist")
+        again = "once more" if seeds == 1 else f"{seeds} more times"
+        return (
+            f"{words} Finalists count by their repeats: they were trained {again}, by other seeds."
+        )
+    ranked = complete(results)
+    return verdict(noise, ranked[0]["score"] if ranked else None)
+
+
+def _name(trial: str) -> str:
+    return "the default" if is_default(trial) else f"trial {trial}"
 
 
 def _place_of_default(noise, scored):
@@ -81,6 +107,13 @@ def _chart(panel) -> dict:
     return chart
 
 
+def _settings(content) -> dict:
+    """What stands in `search.json`, the short of it together."""
+    own = ("base", "default", "space", "versions")
+    short = {k: v for k, v in content.items() if k not in (*own, "data", "phantom")}
+    return {"search": short} | {name: content[name] for name in own}
+
+
 def _count(results, status) -> int:
     return sum(result["status"] == status for result in results)
 
@@ -88,14 +121,15 @@ def _count(results, status) -> int:
 def _table(plan: Plan, results) -> str:
     rows = rows_of(plan, list(results))
     columns = [c for c in rows[0] if any(row[c] not in (None, "", False) for row in rows)]
-    body = [markup.cells(_text(row[column]) for column in columns) for row in rows]
+    body = [markup.cells(_text(column, row[column]) for column in columns) for row in rows]
     titles = [column.replace("_", " ") for column in columns]
     return markup.section("All trials", markup.table("All trials", titles, body))
 
 
-def _text(value) -> str:
+def _text(column, value) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     if value is None:
         return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    decimals = 0 if column == "seconds" else 3
+    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)

@@ -18,7 +18,8 @@ TRIALS = "trials.csv"
 BEST_CONFIG = "best_config.json"
 #: Beside it, for `fit` to note where the configuration comes from.
 BEST_TRIAL = "best_trial.json"
-#: A repeat of the default is a trial of this name and a number.
+#: `default-0`, `default-1`, ... are the default under one seed after another; `7-1`, `7-2`, ... are
+#: trial 7 under the seeds after its own.
 DEFAULT = "default"
 
 
@@ -27,9 +28,24 @@ def trial_folder(search: str | Path, trial: str) -> Path:
     return Path(search) / f"trial_{trial}"
 
 
+def repeat_of(trial: str) -> tuple[str | None, int]:
+    """What a trial repeats, the default or a trial, and under which seed after the first.
+
+    Returns:
+        `("7", 2)` for `7-2`, `("default", 0)` for `default-0`, `(None, 0)` for a proposal.
+    """
+    name, _, number = trial.rpartition("-")
+    return (name, int(number)) if name else (None, 0)
+
+
 def is_default(trial: str) -> bool:
     """Whether a trial is a repeat of the default."""
-    return trial.startswith(DEFAULT)
+    return repeat_of(trial)[0] == DEFAULT
+
+
+def is_proposal(trial: str) -> bool:
+    """Whether a trial is one that the tuner has proposed, not a repeat."""
+    return repeat_of(trial)[0] is None
 
 
 def read_result(search: str | Path, trial: str) -> dict | None:
@@ -49,36 +65,65 @@ def write_result(search: str | Path, result: dict) -> None:
 
 
 def read_results(search: str | Path) -> list[dict]:
-    """Results of all trials that have ended: the default's repeats, then by number."""
+    """Results of all trials that have ended: the default's repeats, then by number of the trial."""
     names = [path.parent.name.removeprefix("trial_") for path in Path(search).glob(f"*/{RESULT}")]
     return [read_result(search, name) for name in sorted(names, key=_order)]
 
 
 def _order(trial: str):
-    return (not is_default(trial), int(trial.removeprefix(f"{DEFAULT}-")))
+    name, number = repeat_of(trial)
+    if name == DEFAULT:
+        return -1, number
+    return int(name or trial), number
 
 
 def complete(results: list[dict]) -> list[dict]:
-    """Trials that were trained to their end, best first; the default is none of them."""
-    done = [r for r in results if r["status"] == "complete" and not is_default(r["trial"])]
+    """Proposals that were trained to their end, best first."""
+    done = [r for r in results if r["status"] == "complete" and is_proposal(r["trial"])]
     return sorted(done, key=lambda r: -r["score"])
 
 
-def default_scores(results: list[dict]) -> list[float]:
-    """The objective of the default's repeats."""
-    return [r["score"] for r in results if is_default(r["trial"]) and r["score"] is not None]
+def repeat_scores(results: list[dict], name: str) -> list[float]:
+    """The objective of the repeats of the default or of a trial."""
+    repeats = [r for r in results if repeat_of(r["trial"])[0] == name]
+    return [r["score"] for r in repeats if r["score"] is not None]
 
 
-def best_trial(search: str | Path, results: list[dict]) -> dict:
-    """The winner: the best trial, or the default where its mean is above every trial.
+def repeated_score(plan: Plan, results: list[dict], trial: str) -> float | None:
+    """Mean of a trial's repeats; None unless all have ended well.
+
+    Its own score is left out: it was picked for being high, and so for its luck as well.
+    """
+    names = {f"{trial}-{number}" for number in range(1, plan.repeats)}
+    ended = [r for r in results if r["trial"] in names and r["status"] == "complete"]
+    if not names or len(ended) < len(names):
+        return None
+    return statistics.mean(r["score"] for r in ended)
+
+
+def finalists(plan: Plan, results: list[dict]) -> list[dict]:
+    """Trials whose repeats have all ended well, best first; `score` is the mean of these."""
+    means = [(r, repeated_score(plan, results, r["trial"])) for r in complete(results)]
+    final = [r | {"score": mean} for r, mean in means if mean is not None]
+    return sorted(final, key=lambda r: -r["score"])
+
+
+def best_trial(search: str | Path, plan: Plan, results: list[dict]) -> dict:
+    """The winner: the best finalist, or the default where its mean is above all of them.
+
+    Without finalists trials are compared by their one score.
+
+    Returns:
+        A result whose `score` is what it has won by.
 
     Raises:
         InputError: Nothing was trained to its end.
     """
-    ranked, scores = complete(results), default_scores(results)
+    ranked = finalists(plan, results) or complete(results)
     defaults = [r for r in results if is_default(r["trial"]) and r["score"] is not None]
-    if scores and (not ranked or statistics.mean(scores) > ranked[0]["score"]):
-        return defaults[0]
+    mean = statistics.mean(r["score"] for r in defaults) if defaults else None
+    if defaults and (not ranked or mean > ranked[0]["score"]):
+        return defaults[0] | {"score": mean}
     if ranked:
         return ranked[0]
     reasons = [f"trial {r['trial']}: {r['reason']}" for r in results if r["reason"]]
@@ -108,19 +153,23 @@ def pareto_front(results: list[dict]) -> set[str]:
 
 
 def rows_of(plan: Plan, results: list[dict]) -> list[dict]:
-    """The rows of `trials.csv`: best first, then what was pruned or failed."""
+    """The rows of `trials.csv`: finalists, other trials, then what was pruned or failed."""
     front = pareto_front([r for r in results if r["status"] == "complete"])
     names = [name for name in SEARCH_SPACE if name in plan.space]
+    repeated = {r["trial"]: r["score"] for r in finalists(plan, results)}
     ranks = {"complete": 0, "pruned": 1, "failed": 2}
-    ordered = sorted(results, key=lambda r: (ranks[r["status"]], -(r["score"] or 0)))
+
+    def place(r):
+        return ranks[r["status"]], -repeated.get(r["trial"], -1), -(r["score"] or 0)
+
     return [
         {"trial": r["trial"], "status": r["status"], plan.score_name: r["score"]}
-        | {"sd": r["sd"]}
+        | {"sd": r["sd"], "repeated": repeated.get(r["trial"])}
         | {f"{m}_dice": r["dice"].get(m) for m in plan.modalities}
         | {"pareto": r["trial"] in front}
         | {name: r["values"].get(name) for name in names}
         | {"epochs": r["epochs"], "seconds": round(r["seconds"], 1), "reason": r["reason"]}
-        for r in ordered
+        for r in sorted(results, key=place)
     ]
 
 
@@ -158,7 +207,7 @@ def write_tables(search: str | Path, plan: Plan, results: list[dict]) -> dict:
         InputError: No trial has finished; `trials.csv` is there all the same.
     """
     rows = write_trials(search, plan, results)
-    winner = best_trial(search, results)
+    winner = best_trial(search, plan, results)
     best = winning_config(plan, winner)
     contents = {BEST_CONFIG: best.to_dict(), BEST_TRIAL: origin(search, plan, winner)}
     for name, content in contents.items():

@@ -1,6 +1,7 @@
 """The search: Keras Tuner proposes, `strokeseg_tf.training.fit` answers."""
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -20,7 +21,14 @@ from tuning.lock import search_lock
 from tuning.oracles import OBJECTIVE, build_oracle
 from tuning.outcome import conclude, is_finished
 from tuning.plan import Plan, check_plan, open_search
-from tuning.results import is_default, read_results, write_trials
+from tuning.results import (
+    is_default,
+    is_proposal,
+    read_result,
+    read_results,
+    repeat_of,
+    write_trials,
+)
 from tuning.search_space import apply_values
 from tuning.trial import run_trial
 
@@ -58,9 +66,11 @@ class TrialRunner(BaseTuner):
 
     def run_trial(self, trial):
         """Run it; its objective is the best epoch's, as `Plan.value_of` names it."""
-        plan, name, values = self._plan, trial.trial_id, trial.hyperparameters.values
+        plan, name = self._plan, trial.trial_id
+        values = self._values(trial)
         config = plan.default if is_default(name) else apply_values(plan.base, values)
-        others = [r for r in read_results(self._folder) if not is_default(r["trial"])]
+        others = [r for r in read_results(self._folder) if is_proposal(r["trial"])]
+        others = others if is_proposal(name) else []
         try:
             result = run_trial(self._folder, name, values, config, plan, self._cache, others=others)
             # Up to date at any time, whoever ends the search.
@@ -72,6 +82,14 @@ class TrialRunner(BaseTuner):
         if result["status"] == "failed":
             raise keras_tuner.errors.FailedTrialError(result["reason"])
         return {OBJECTIVE.name: result["score"]}
+
+    def _values(self, trial):
+        """What is proposed; of a repeat what was proposed for the trial that it repeats."""
+        if is_proposal(trial.trial_id) or is_default(trial.trial_id):
+            return trial.hyperparameters.values
+        values = read_result(self._folder, repeat_of(trial.trial_id)[0])["values"]
+        # Trained in full, from the beginning, whatever round of Hyperband it was found in.
+        return {k: v for k, v in values.items() if not k.startswith("tuner/")}
 
     def _try_run_and_update_trial(self, trial):
         """Keras Tuner's would print a traceback for a trial that failed as trials may."""
@@ -174,6 +192,7 @@ def _leave_when_finished(folder: Path, trials: int) -> None:
 
 def _run(runner, oracle) -> None:
     """Run trials until there are no more; Keras Tuner prints on standard output."""
+    gc.freeze()  # After each trial garbage is collected: not among all that was imported.
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             # Of the Gaussian process on few trials; nothing that a user could mend.
@@ -187,3 +206,5 @@ def _run(runner, oracle) -> None:
         raise InputError(
             f"the search cannot be written ({oracle.failure}); make room and go on with --resume"
         ) from oracle.failure
+    finally:
+        gc.unfreeze()

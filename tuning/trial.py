@@ -1,7 +1,6 @@
 """One trial: trainings under the seeds and folds of the plan, and what came of them."""
 
 import errno
-import gc
 import shutil
 import statistics
 import time
@@ -20,7 +19,7 @@ from strokeseg_tf.runs import Run
 from strokeseg_tf.training import fit
 from tfrecord_tools.errors import InputError
 from tuning.plan import Plan
-from tuning.results import is_default, read_result, trial_folder, write_result
+from tuning.results import read_result, repeat_of, trial_folder, write_result
 from tuning.stopping import EarlyEnd, StoppingRules
 
 #: A trial whose process died so often in the same epoch is given up.
@@ -63,7 +62,7 @@ def run_trial(
     start, trainings, status, reason = time.perf_counter(), [], "complete", None
     try:
         _count_start(folder)
-        for name, settings in executions(config, plan, _repeat(trial)).items():
+        for name, settings in executions(config, plan, repeat_of(trial)[1]).items():
             _take_over(search, folder, name, values)
             rules = _rules(settings, values, plan, name, others, first=not trainings)
             trainings.append(_train(folder / name, settings, rules, plan, cache))
@@ -86,7 +85,7 @@ def run_trial(
     }
     write_result(search, result)
     if plan.tuner != "hyperband":  # Whose later rounds go on from these.
-        for name in executions(config, plan):
+        for name in executions(config, plan, repeat_of(trial)[1]):
             shutil.rmtree(Run(folder / name).checkpoints, ignore_errors=True)
     return result
 
@@ -102,10 +101,6 @@ def executions(config: Config, plan: Plan, repeat: int = 0) -> dict[str, Config]
             training = {"seed": seed, "fold": fold, "threshold": config.training.metric_threshold}
             runs[name] = config.replace(training=training)
     return runs
-
-
-def _repeat(trial: str) -> int:
-    return int(trial.split("-")[1]) if is_default(trial) else 0
 
 
 def _rules(config, values, plan, name, others, first) -> StoppingRules:
@@ -130,8 +125,7 @@ def _train(run, config, rules, plan, cache) -> dict:
     history = read_history(Run(run))
     curve = [plan.value_of(row) for row in history]
     if not rules.reason(curve):
-        keras.utils.clear_session()
-        gc.collect()
+        keras.utils.clear_session()  # It collects garbage, too.
         end = EarlyEnd(rules, plan.value_of, curve)
         options = {"resume": True, "verbose": 0, "callbacks": [end], "cache": cache}
         history = fit(cache.shards, run, config, trial=True, **options)

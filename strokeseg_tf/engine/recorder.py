@@ -20,7 +20,8 @@ class RunRecorder(keras.callbacks.Callback):
         run: The run.
         network: What is saved as the best model.
         history: Rows of the epochs before; it is extended.
-        checkpoint_seconds: Least time between two checkpoints; the last epoch always gets one.
+        checkpoint_seconds: Least time between two checkpoints, with which the best model is saved
+            too; the last epoch always gets one.
     """
 
     def __init__(self, run: Run, network, history: list[dict], checkpoint_seconds=0.0):
@@ -28,6 +29,7 @@ class RunRecorder(keras.callbacks.Callback):
         self.history = history
         self._run = run
         self._network = network
+        self._best = None
         self._pause_seconds, self._kept = checkpoint_seconds, len(history)
         self._kept_at = time.monotonic()
 
@@ -40,7 +42,7 @@ class RunRecorder(keras.callbacks.Callback):
         row = {"epoch": epoch + 1} | {key: float(value) for key, value in logs.items()}
         best = max(map(mean_dice, self.history), default=-1.0)
         if mean_dice(row) > best:
-            _save_whole(self._run.model_file, self._network.save)
+            self._best = self._network.get_weights()
         self.history.append(row)
         if time.monotonic() - self._kept_at >= self._pause_seconds:
             self._keep()
@@ -51,11 +53,21 @@ class RunRecorder(keras.callbacks.Callback):
 
     def _keep(self):
         epochs = len(self.history)
+        self._save_best()
         self._run.checkpoints.mkdir(exist_ok=True)
         _save_whole(self._checkpoint(epochs), self.model.save_weights)
         write_text(self._run.history_file, to_csv(self.history))
         self._checkpoint(self._kept).unlink(missing_ok=True)
         self._kept, self._kept_at = epochs, time.monotonic()
+
+    def _save_best(self):
+        """Save the network with the best weights, where there are better ones than those saved."""
+        if self._best:
+            latest = self._network.get_weights()
+            self._network.set_weights(self._best)
+            _save_whole(self._run.model_file, self._network.save)
+            self._network.set_weights(latest)
+            self._best = None
 
     def _checkpoint(self, epochs):
         return self._run.checkpoints / f"epoch-{epochs:05d}.weights.h5"

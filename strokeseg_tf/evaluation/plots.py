@@ -115,7 +115,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
             axes.plot([x, x], [level.low, level.high], color="#888888", linewidth=2,
                       transform=across)  # fmt: skip
     if panel.ticks:
-        names = [fill(name.replace(" ml", "\u00a0ml"), 9) for name in panel.ticks]
+        names = [_in_lines(name.replace(" ml", "\u00a0ml")) for name in panel.ticks]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.6, len(panel.ticks) - 0.4)
     if panel.x_range:
@@ -127,6 +127,10 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _in_lines(name: str) -> str:
+    return "\n".join(fill(line, 9) for line in name.split("\n"))
 
 
 def _draw_series(axes: "Axes", one: Series) -> None:

@@ -44,6 +44,10 @@ def _plain(text: str) -> str:
     return escape(str(text), quote=False)
 
 
+def _lines_of(text: str) -> str:
+    return _plain(text).replace("\n", "<br>")
+
+
 def _dice(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Boxes of Dice with a point per study: a panel per modality, a box per run and rater."""
     colours = run_colours([row["run"] for row in rows])
@@ -101,7 +105,7 @@ def panel_chart(panel: Panel) -> dict[str, Any]:
     }
     if panel.ticks:
         places = list(range(len(panel.ticks)))
-        layout["xaxis"] |= {"tickvals": places, "ticktext": [_plain(t) for t in panel.ticks]}
+        layout["xaxis"] |= {"tickvals": places, "ticktext": [_lines_of(t) for t in panel.ticks]}
         room = 0.1 if panel.bands else -0.4  # for the names of the bands
         layout["xaxis"] |= {
             "range": [-0.6, len(places) + room],
