@@ -5,21 +5,24 @@ from pathlib import Path
 
 from strokeseg_tf.commands.settings import add_config_arguments
 from strokeseg_tf.console import print_table, remark
+from strokeseg_tf.interruption import prompt_interruption
 
 HELP = "search alpha, gamma and the class weights with Keras Tuner"
 EXAMPLES = """\
   strokeseg-tf tune shards/ --run search/ --preset small --trials 20 --epochs 10
-  strokeseg-tf tune shards/ --run search/ --preset small --trials 40 --epochs 10 --resume
+  strokeseg-tf tune shards/ --run search/ --preset small --epochs 10 \\
+      --trials 40 --resume --fit-best runs/best
   strokeseg-tf tune shards/ --run search/ --preset small --workers 4
-  strokeseg-tf tune shards/ --run search/ --preset small --space space.toml --tuner hyperband
-  strokeseg-tf tune shards/ --run search/ --preset small --epochs 10 --resume --fit-best runs/best
+  strokeseg-tf tune shards/ --run search/ --preset small --tuner hyperband \\
+      --space space.toml
   strokeseg-tf fit shards/ --run runs/best --config search/best_config.json
 
-a space file (JSON or TOML) narrows, widens, fixes or switches on what is searched:
+a space file (JSON or TOML) narrows, widens, fixes or switches on what is
+searched; dropout, filters, augmentation and threshold can be as well:
   alpha = [0.3, 0.9]            # from, to
   gamma = 2                     # fixed
   background_weight = false     # not searched
-  learning_rate = true          # searched; so can be dropout, filters, augmentation, threshold
+  learning_rate = true          # searched
   lesion_weight = {low = 1, high = 50, sampling = "log"}
   filters = {choices = [0.5, 1, 2]}
 """
@@ -72,7 +75,6 @@ def add_arguments(parser):
 
 def run(arguments):
     """Search, and print the trials, best first."""
-    from tuning.interruption import prompt_interruption
     from tuning.member import follow_parent
     from tuning.options import full_config, resolve_plan, resolve_trials
     from tuning.results import BEST_CONFIG

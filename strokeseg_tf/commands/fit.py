@@ -6,6 +6,7 @@ from pathlib import Path
 from strokeseg_tf.commands.settings import add_config_arguments, resolve_config
 from strokeseg_tf.config import read_object
 from strokeseg_tf.console import keras_progress, print_table, remark
+from strokeseg_tf.interruption import prompt_interruption
 
 HELP = "train one variant on a shards folder"
 EXAMPLES = """\
@@ -47,7 +48,7 @@ def run(arguments):
     from strokeseg_tf.engine.history import mean_dice
     from strokeseg_tf.training import fit
 
-    with keras_progress() as verbose:
+    with prompt_interruption(), keras_progress() as verbose:
         history = fit(
             arguments.shards,
             arguments.folder,

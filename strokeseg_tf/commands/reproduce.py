@@ -5,6 +5,7 @@ import json
 from strokeseg_tf.commands.evaluate import add_scoring_arguments, check_convention, print_summary
 from strokeseg_tf.commands.settings import add_config_arguments, resolve_config
 from strokeseg_tf.console import keras_progress, print_json, progress, remark
+from strokeseg_tf.interruption import prompt_interruption
 
 HELP = "the paper's experiment: every variant trained, evaluated and reported together"
 EXAMPLES = """\
@@ -33,7 +34,7 @@ def run(arguments):
 
     from strokeseg_tf.experiment import evaluate_variants, train_variants
 
-    with keras_progress() as verbose:
+    with prompt_interruption(), keras_progress() as verbose:
         train_variants(
             arguments.shards,
             arguments.out,
