@@ -6,6 +6,7 @@ training can stop and go on anywhere.
 """
 
 import dataclasses
+import os
 import tempfile
 
 import numpy as np
@@ -191,11 +192,16 @@ def training_batches(slices, order: EpochOrder, *, modalities, augmentation, epo
         images, masks = planes[: len(modalities)], planes[len(modalities) :]
         return dict(zip(modalities, images, strict=True)), dict(zip(modalities, masks, strict=True))
 
+    # Its thread, asleep for longer and longer, would be waited for when the iterator is freed: 5 to
+    # 15 s at the end of a training of a minute.
+    options = tf.data.Options()
+    options.autotune.enabled = False
     return (
         tf.data.Dataset.range(epochs.start, epochs.stop)
         .flat_map(batches_of)
-        .map(load_tensors, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .map(load_tensors, num_parallel_calls=os.cpu_count(), deterministic=True)
         .prefetch(2)
+        .with_options(options)
     )
 
 
