@@ -423,6 +423,20 @@ def test_frames_of_an_enhanced_file_are_what_they_say_whoever_made_it(tmp_path, 
             np.testing.assert_allclose(written[modality], expected, atol=3)
 
 
+def test_frames_of_a_compressed_enhanced_file_are_told_apart_too(tmp_path):
+    b0, at, _ = images()
+    types = {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"]}
+    write_enhanced(tmp_path / "in.dcm", [(b0, 0, "NONE"), (at(1000), 1000, "ISOTROPIC")], **types)
+    convert_dicom(tmp_path / "in.dcm", tmp_path / "plain")
+    ds = pydicom.dcmread(tmp_path / "in.dcm")
+    ds.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    ds.save_as(tmp_path / "in.dcm")
+    convert_dicom(tmp_path / "in.dcm", tmp_path / "out")
+    for modality in ("adc", "dwi"):
+        plain, packed = (only(tmp_path / o).images[modality] for o in ("plain", "out"))
+        np.testing.assert_array_equal(voxels(plain), voxels(packed))
+
+
 def test_an_enhanced_file_that_lacks_a_frame_makes_no_volume(tmp_path):
     b0, at, _ = images()
     types = {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"]}

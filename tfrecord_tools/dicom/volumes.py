@@ -81,14 +81,12 @@ def convert_series(
     Raises:
         ConversionFailed: No volume comes out.
     """
-    try:
-        found = [
-            volumes
-            for path in run_on(series, folder, program=program, timeout_s=timeout_s)
-            for volumes in _read(series, path)
-        ]
-    except (ValueError, OSError, nibabel.filebasedimages.ImageFileError):
-        raise ConversionFailed("what dcm2niix made of it cannot be read") from None
+    found = []
+    for path in run_on(series, folder, program=program, timeout_s=timeout_s):
+        try:
+            found += _read(series, path)
+        except (ValueError, OSError, nibabel.filebasedimages.ImageFileError):
+            raise ConversionFailed("what dcm2niix made of it cannot be read") from None
     if not found:
         raise ConversionFailed("dcm2niix made no volume of it")
     return _together(found) if series.is_enhanced else found
