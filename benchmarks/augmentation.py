@@ -108,7 +108,7 @@ def measure_step(slices, rounds, steps=6):
     from strokeseg_tf.models.variants import build_model
 
     trainer = fuse_norms(build_model(SMALL.model))
-    compile_trainer(trainer, SMALL, steps_per_epoch=100)
+    compile_trainer(trainer, SMALL, total_steps=100)
     trainer.make_train_function()
     endless = whole_pipeline(slices, 10_000, full_list(), SMALL.training.batch_size)
     kept = tf.data.Dataset.from_tensors(next(iter(endless))).repeat()

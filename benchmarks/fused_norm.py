@@ -26,7 +26,7 @@ def make_step(fuse):
 
     network = build_model(SMALL.model)
     trainer = fuse(network)
-    compile_trainer(trainer, SMALL, steps_per_epoch=100)
+    compile_trainer(trainer, SMALL, total_steps=100)
     shape = (SMALL.training.batch_size, *next(iter(network.input.values())).shape[1:])
     images = {m: tf.random.stateless_uniform(shape, (0, 1)) for m in network.input}
     masks = {m: tf.cast(image > 0.99, tf.float32) for m, image in images.items()}

@@ -27,7 +27,7 @@ def measure(preset, variant, batch, steps):
     config = PRESETS[preset].replace(model={"variant": variant})
     network = build_model(config.model)
     trainer = fuse_norms(network)
-    compile_trainer(trainer, config, steps_per_epoch=100)
+    compile_trainer(trainer, config, total_steps=100)
     shape = (batch, config.model.image_size, config.model.image_size, 1)
     images = {m: tf.random.stateless_uniform(shape, (0, 1)) for m in network.input}
     masks = {m: tf.cast(image > 0.99, tf.float32) for m, image in images.items()}

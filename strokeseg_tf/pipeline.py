@@ -155,6 +155,12 @@ class EpochOrder:
         return used.reshape(self.steps, self.batch_size)
 
 
+def batch_spec(modalities, size, batch_size):
+    """The `tf.TypeSpec`s of what `training_batches` gives, known before the data are read."""
+    planes = {m: tf.TensorSpec((batch_size, size, size, 1), tf.float32) for m in modalities}
+    return planes, dict(planes)
+
+
 def training_batches(slices, order: EpochOrder, *, modalities, augmentation, epochs, share=(0, 1)):
     """Shuffled, augmented batches, epoch after epoch.
 

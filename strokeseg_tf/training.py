@@ -1,9 +1,11 @@
 """Train one variant: shards and a configuration -> a run folder."""
 
+import contextlib
 import json
 import os
 import platform
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -21,12 +23,14 @@ from strokeseg_tf.engine.curves import draw_curves
 from strokeseg_tf.engine.distribution import (
     build_strategy,
     check_batch_size,
+    distribute,
     read_cluster,
     scope,
-    train,
+    telling_of_lost_workers,
 )
 from strokeseg_tf.engine.fused_norm import fuse_norms
 from strokeseg_tf.engine.history import read_history
+from strokeseg_tf.engine.loop import build_step, run_epochs
 from strokeseg_tf.engine.overlays import Overlays
 from strokeseg_tf.engine.precision import choose_precision, precision
 from strokeseg_tf.engine.recipe import compile_trainer
@@ -34,7 +38,7 @@ from strokeseg_tf.engine.recorder import RunRecorder
 from strokeseg_tf.engine.threads import use_half_of_the_cores_for_an_operation
 from strokeseg_tf.losses import build_loss
 from strokeseg_tf.models.variants import build_model
-from strokeseg_tf.pipeline import EpochOrder, training_batches, usable_studies
+from strokeseg_tf.pipeline import EpochOrder, batch_spec, training_batches, usable_studies
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.threshold import choose_threshold
@@ -103,9 +107,6 @@ def fit(
         cache = cache or DataCache(shards)
         if cluster.writes:
             _write_environment(run, info, origin)
-            run.write_training_data(
-                cache.description(settings.train_split, modalities=modalities, rater=settings.rater)
-            )
         devices = cluster, strategy
         history = _train(cache, run, config, split, history, verbose, callbacks, devices, trial)
         if cluster.writes and not trial:
@@ -124,13 +125,22 @@ def _train(
     """Train from where `history` ends; the whole history."""
     cluster, strategy = devices
     settings, modalities = config.training, config.model.modalities
+    wanted = {"modalities": modalities, "rater": settings.rater}
+    # The network is built and its step traced while the data are read.
+    background = ThreadPoolExecutor(1)
+    size, learnt = config.model.image_size, settings.train_split
+    reading = background.submit(cache.slices, learnt, size=size, **wanted)
     keras.utils.set_random_seed(settings.seed)
-    slices = cache.slices(
-        settings.train_split,
-        modalities=modalities,
-        rater=settings.rater,
-        size=config.model.image_size,
-    )
+    with precision(settings.precision), scope(strategy):
+        total_steps = keras.Variable(0, trainable=False, dtype="int64", name="total_steps")
+        network = build_model(config.model)
+        # The network itself stays as it is: saved, it needs no custom object to load.
+        trainer = fuse_norms(network)
+        # Inside, so that Keras adds loss scaling to float16.
+        compile_trainer(trainer, config, total_steps)
+    spec = batch_spec(modalities, size, settings.batch_size // cluster.count)
+    step = build_step(trainer, strategy, spec)
+    slices = reading.result()
     order = EpochOrder(
         slices,
         seed=settings.seed,
@@ -138,6 +148,7 @@ def _train(
         lesion_free_share=settings.lesion_free_share,
         parts=cluster.count,
     )
+    total_steps.assign(order.steps * settings.epochs)
     batches = training_batches(
         slices,
         order,
@@ -146,12 +157,6 @@ def _train(
         epochs=range(len(history), settings.epochs),
         share=(cluster.index, cluster.count),
     )
-    with precision(settings.precision), scope(strategy):
-        network = build_model(config.model)
-        # The network itself stays as it is: saved, it needs no custom object to load.
-        trainer = fuse_norms(network)
-        # Inside, so that Keras adds loss scaling to float16.
-        compile_trainer(trainer, config, order.steps)
     recorder = RunRecorder(run, network, history, TRIAL_CHECKPOINT_SECONDS if trial else 0.0)
     if history:
         recorder.restore(trainer)
@@ -171,19 +176,29 @@ def _train(
         shown.append(Overlays(predictor, studies, run.logs, settings.epochs))
         shown.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
     writing = [validation, logs, recorder, *shown, *callbacks]
-    train(
-        trainer,
-        batches,
-        strategy=strategy,
-        cluster=cluster,
-        steps=order.steps,
-        epochs=settings.epochs,
-        initial_epoch=len(history),
-        # Keras's line an epoch would say the same at length; its bar shows the steps.
-        verbose=0 if verbose == 2 else verbose,
-        callbacks=every_worker + (writing if cluster.writes else [logs]),
-    )
+    # Keras's line an epoch would say the same at length; its bar shows the steps.
+    bar = verbose if verbose != 2 and cluster.writes else 0
+    if cluster.writes:
+        describing = background.submit(_describe, cache, run, learnt, wanted)
+    background.shutdown(wait=False)
+    with telling_of_lost_workers() if cluster.count > 1 else contextlib.nullcontext():
+        run_epochs(
+            trainer,
+            step,
+            distribute(batches, cluster, strategy),
+            steps=order.steps,
+            epochs=settings.epochs,
+            initial_epoch=len(history),
+            verbose=bar,
+            callbacks=every_worker + (writing if cluster.writes else [logs]),
+        )
+    if cluster.writes:
+        describing.result()
     return recorder.history
+
+
+def _describe(cache: DataCache, run: Run, split, wanted):
+    run.write_training_data(cache.description(split, **wanted))
 
 
 def _open_run(run: Run, config: Config, resume, overwrite, cluster) -> list[dict]:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from strokeseg_tf.config import PAPER_CODE
-from strokeseg_tf.engine.optimiser import FlatAdamW, build_optimiser, build_schedule
+from strokeseg_tf.engine.optimiser import FlatAdamW, WarmUpCosine, build_optimiser
 
 RATE = 1e-2
 STEPS = 8
@@ -55,9 +55,7 @@ def variables(*values):
 
 
 @pytest.mark.parametrize("clipnorm", [None, 0.1])
-@pytest.mark.parametrize(
-    "rate", [RATE, build_schedule(RATE, STEPS, 0.3)], ids=["fixed", "schedule"]
-)
+@pytest.mark.parametrize("rate", [RATE, WarmUpCosine(RATE, STEPS, 0.3)], ids=["fixed", "schedule"])
 @pytest.mark.parametrize("others", [{}, {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-5}])
 def test_it_is_the_adamw_of_keras(clipnorm, rate, others):
     options = {"weight_decay": 0.1, "clipnorm": clipnorm} | others
@@ -151,9 +149,7 @@ def test_the_running_average_leaves_training_alone():
 
 def compiled(scaled):
     model = small_model()
-    ours = FlatAdamW(
-        build_schedule(RATE, 10, 0.3), weight_decay=0.1, clipnorm=1.0, ema_momentum=0.9
-    )
+    ours = FlatAdamW(WarmUpCosine(RATE, 10, 0.3), weight_decay=0.1, clipnorm=1.0, ema_momentum=0.9)
     optimiser = keras.optimizers.LossScaleOptimizer(ours) if scaled else ours
     model.compile(optimizer=optimiser, loss="mse", run_eagerly=True)
     return model
@@ -252,7 +248,7 @@ def test_two_devices_with_half_a_batch_each_train_as_one():
 
 @pytest.mark.parametrize("total, share", [(300, 0.3), (1000, 0.4), (20, 0.05)])
 def test_the_schedule_warms_up_linearly_and_decays_as_a_cosine(total, share):
-    schedule = build_schedule(5e-3, total, share)
+    schedule = WarmUpCosine(5e-3, total, share)
     warmup = round(total * share)
 
     def expected(step):
@@ -268,14 +264,14 @@ def test_the_schedule_warms_up_linearly_and_decays_as_a_cosine(total, share):
 
 
 def test_without_a_warm_up_the_schedule_starts_at_the_peak():
-    schedule = build_schedule(5e-3, 100, 0.0)
+    schedule = WarmUpCosine(5e-3, 100, 0.0)
     assert [float(schedule(s)) for s in (0, 50, 100)] == pytest.approx([5e-3, 2.5e-3, 0], abs=1e-9)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_the_shortest_trainings_have_a_schedule(total, share):
-    rates = [float(build_schedule(1.0, total, share)(step)) for step in range(total)]
+    rates = [float(WarmUpCosine(1.0, total, share)(step)) for step in range(total)]
     assert all(0 <= rate <= 1 for rate in rates) and (total == 1 or max(rates) > 0)
 
 

@@ -123,6 +123,18 @@ def test_the_same_seed_gives_the_same_run(shards, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def start_training(shards, folder, config, **options):
+    """`fit` in a process of its own."""
+    program = (
+        "import json, sys; from strokeseg_tf.config import Config; "
+        "from strokeseg_tf.training import fit; "
+        "fit(*sys.argv[1:3], Config().replace(**json.loads(sys.argv[3])), verbose=0, "
+        "**json.loads(sys.argv[4]))"
+    )
+    arguments = [str(shards), str(folder), json.dumps(config.to_dict()), json.dumps(options)]
+    return subprocess.Popen([sys.executable, "-c", program, *arguments])
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_as_if_undisturbed(run, shards, tmp_path):
     """Kill -9 after the first epoch; to the bit, with averaged weights, clipping and dropout."""
@@ -132,15 +144,10 @@ def test_a_killed_run_resumes_as_if_undisturbed(run, shards, tmp_path):
         augmentation=PAPER_CODE.to_dict()["augmentation"],
         training={"epochs": 4},
     )
-    fit(shards, tmp_path / "whole", config, verbose=0)
-    program = (
-        "import json, sys; from strokeseg_tf.config import Config; "
-        "from strokeseg_tf.training import fit; "
-        "fit(sys.argv[1], sys.argv[2], Config().replace(**json.loads(sys.argv[3])), verbose=0)"
-    )
-    arguments = [str(shards), str(tmp_path / "killed"), json.dumps(config.to_dict())]
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments])
-    killed = Run(tmp_path / "killed")
+    # Each in a fresh process: how many threads TensorFlow has moves the last bits.
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    assert start_training(shards, whole.folder, config).wait() == 0
+    process = start_training(shards, killed.folder, config)
     deadline = time.monotonic() + 120
     while not killed.history_file.is_file() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -148,13 +155,13 @@ def test_a_killed_run_resumes_as_if_undisturbed(run, shards, tmp_path):
     process.wait()
     assert 1 <= len(read_history(killed)) < 4
 
-    fit(shards, killed.folder, config, resume=True, verbose=0)
-    for one, other in zip(read_history(Run(tmp_path / "whole")), read_history(killed), strict=True):
+    assert start_training(shards, killed.folder, config, resume=True).wait() == 0
+    for one, other in zip(read_history(whole), read_history(killed), strict=True):
         timing = {"seconds", "slice_pairs_per_second"}
         assert {k: v for k, v in one.items() if k not in timing} == {
             k: v for k, v in other.items() if k not in timing
         }
-    states = [last_state_of(run) for run in (Run(tmp_path / "whole"), killed)]
+    states = [last_state_of(run) for run in (whole, killed)]
     assert states[0].keys() == states[1].keys()
     for name, one in states[0].items():
         np.testing.assert_array_equal(states[1][name], one, err_msg=name)

@@ -96,49 +96,20 @@ def check_batch_size(batch_size: int, cluster: Cluster, strategy) -> None:
         )
 
 
-def train(trainer, batches, *, strategy, cluster, steps, epochs, initial_epoch, verbose, callbacks):
-    """`trainer.fit`, on whatever devices there are.
-
-    Keras 3 cannot fit under `MultiWorkerMirroredStrategy` (keras #20585): there the steps are made
-    here, with the same callbacks.
-
-    Args:
-        trainer: Compiled model, made in the strategy's scope.
-        batches: `tf.data.Dataset` of this worker's part of the batches.
-        strategy: Of `build_strategy`.
-        cluster: See there.
-        steps: Steps an epoch.
-        epochs: Epochs in all.
-        initial_epoch: Epochs already made.
-        verbose: As in `keras.Model.fit`; workers that write nothing are silent.
-        callbacks: Keras callbacks.
-    """
-    if cluster.count == 1:
-        trainer.fit(
-            batches,
-            steps_per_epoch=steps,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            shuffle=False,
-            verbose=verbose,
-            callbacks=callbacks,
-        )
-        return
-    with _telling_of_lost_workers():
-        _make_steps(
-            trainer,
-            batches,
-            strategy,
-            steps,
-            epochs,
-            initial_epoch,
-            callbacks,
-            verbose=verbose if cluster.writes else 0,
-        )
+def distribute(batches, cluster: Cluster, strategy):
+    """This worker's part of the batches, divided among its devices."""
+    if cluster.count > 1:
+        return strategy.distribute_datasets_from_function(lambda _: batches)
+    return strategy.experimental_distribute_dataset(batches) if strategy else batches
 
 
 @contextlib.contextmanager
-def _telling_of_lost_workers():
+def telling_of_lost_workers():
+    """Say in one line that another worker is gone.
+
+    Raises:
+        InputError: TensorFlow says so, at length.
+    """
     import tensorflow as tf
 
     try:
@@ -150,42 +121,3 @@ def _telling_of_lost_workers():
             "another worker stopped or cannot be reached any more; start all workers again with "
             "--resume, which goes on after the last finished epoch"
         ) from error
-
-
-def _make_steps(trainer, batches, strategy, steps, epochs, initial_epoch, callbacks, *, verbose):
-    callbacks = keras.callbacks.CallbackList(
-        callbacks,
-        add_progbar=verbose != 0,
-        model=trainer,
-        verbose=verbose,
-        epochs=epochs,
-        steps=steps,
-    )
-    # Keras would set it in `fit`.
-    trainer.stop_training = False
-    step = _build_step(trainer, strategy)
-    iterator = iter(strategy.distribute_datasets_from_function(lambda _: batches))
-    callbacks.on_train_begin()
-    for epoch in range(initial_epoch, epochs):
-        trainer.reset_metrics()
-        callbacks.on_epoch_begin(epoch)
-        for number in range(steps):
-            callbacks.on_train_batch_begin(number)
-            logs = step(next(iterator))
-            callbacks.on_train_batch_end(number, logs)
-        callbacks.on_epoch_end(epoch, dict(logs))
-        if trainer.stop_training:
-            break
-    callbacks.on_train_end()
-
-
-def _build_step(trainer, strategy):
-    """A function: a distributed batch -> the metrics since the epoch began, over all workers."""
-    import tensorflow as tf
-
-    @tf.function
-    def step(batch):
-        strategy.run(trainer.train_step, args=(batch,))
-        return trainer.get_metrics_result()
-
-    return lambda batch: {name: float(value) for name, value in step(batch).items()}

@@ -9,6 +9,7 @@ weights live in one vector while they are updated, and the arithmetic is that of
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -57,7 +58,11 @@ class FlatAdamW(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        size = sum(math.prod(v.shape) for v in variables)
+        sizes = [math.prod(v.shape) for v in variables]
+        size = sum(sizes)
+        if self._clipnorm is not None:
+            # The number of the tensor that each weight belongs to.
+            self._owners = _constant(np.repeat(np.arange(len(sizes), dtype="int32"), sizes))
         self._first = self.add_variable((size,), name="first_moment", dtype="float32")
         self._second = self.add_variable((size,), name="second_moment", dtype="float32")
         if self._average_momentum is not None:
@@ -84,7 +89,7 @@ class FlatAdamW(keras.optimizers.Optimizer):
         ]
         gradient = self._over_replicas(_flatten([ops.cast(g, "float32") for g in grads]))
         weights = _flatten(variables)
-        weights = weights - self._update(self._clip(gradient, variables), weights)
+        weights = weights - self._update(self._clip(gradient), weights)
         for variable, value in zip(variables, _unflatten(weights, variables), strict=True):
             variable.assign(ops.cast(value, variable.dtype))
         if self._average_momentum is not None:
@@ -97,15 +102,16 @@ class FlatAdamW(keras.optimizers.Optimizer):
         reduce = getattr(self, "_all_reduce_sum_gradients", None)
         return gradient if reduce is None else reduce([(gradient, None)])[0][0]
 
-    def _clip(self, gradient, variables):
+    def _clip(self, gradient):
         """Scale each tensor's part to be no longer than `clipnorm`."""
         if self._clipnorm is None:
             return gradient
-        squares = _split(ops.square(gradient), variables)
-        norms = ops.sqrt(ops.stack([ops.sum(part) for part in squares]))
-        scales = ops.unstack(ops.minimum(1.0, self._clipnorm / ops.maximum(norms, 1e-12)))
-        parts = _split(gradient, variables)
-        return ops.concatenate([part * scale for part, scale in zip(parts, scales, strict=True)])
+        owners = self._owners
+        squares = ops.segment_sum(
+            ops.square(gradient), owners, num_segments=len(self._trainable_variables)
+        )
+        scales = ops.minimum(1.0, self._clipnorm / ops.maximum(ops.sqrt(squares), 1e-12))
+        return gradient * ops.take(scales, owners)
 
     def _update(self, gradient, weights):
         rate = ops.cast(self.learning_rate, "float32")
@@ -133,6 +139,16 @@ class FlatAdamW(keras.optimizers.Optimizer):
         self._average.assign(current)
 
 
+def _constant(values):
+    """A tensor outside of any graph that is being traced, where it would be a copy in the graph."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.convert_to_tensor(values)
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return tf.constant(values)
+
+
 # Tracing costs by the operation, and most weight tensors are vectors as they are.
 
 
@@ -155,27 +171,31 @@ def _unflatten(vector, like):
     return [part if len(t.shape) == 1 else ops.reshape(part, t.shape) for part, t in parts]
 
 
-def build_schedule(peak, total_steps, warmup_share):
+class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up from 0 to `peak`, then cosine decay to 0 (section 2.3).
 
     Args:
         peak: Learning rate at the end of the warm-up.
-        total_steps: Optimiser steps of the whole training.
+        total_steps: Optimiser steps of the whole training: a number, or a Keras variable that is
+            assigned before the first step.
         warmup_share: Share of the steps that warm up, in [0, 1): 90 of 300 epochs in the paper.
     """
-    warmup = int(round(total_steps * warmup_share))
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else peak,
-        decay_steps=max(1, total_steps - warmup),
-        warmup_target=peak if warmup else None,
-        warmup_steps=warmup,
-    )
+
+    def __init__(self, peak, total_steps, warmup_share):
+        self._peak, self._total_steps, self._warmup_share = peak, total_steps, warmup_share
+
+    def __call__(self, step):
+        step, total = (ops.cast(x, "float32") for x in (step, self._total_steps))
+        warmup = ops.round(total * self._warmup_share)
+        decayed = ops.clip((step - warmup) / ops.maximum(1.0, total - warmup), 0.0, 1.0)
+        rising = step / ops.maximum(1.0, warmup)
+        return self._peak * ops.where(step < warmup, rising, (1.0 + ops.cos(math.pi * decayed)) / 2)
 
 
 def build_optimiser(settings, total_steps):
     """The optimiser that `strokeseg_tf.config.OptimiserSettings` describes."""
     return FlatAdamW(
-        build_schedule(settings.learning_rate, total_steps, settings.warmup_share),
+        WarmUpCosine(settings.learning_rate, total_steps, settings.warmup_share),
         weight_decay=settings.weight_decay,
         decay_scaled_by_lr=settings.decay_scaled_by_lr,
         epsilon=settings.epsilon,

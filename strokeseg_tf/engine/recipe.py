@@ -8,13 +8,19 @@ from strokeseg_tf.losses import build_loss
 from strokeseg_tf.metrics import build_metrics
 
 
-def compile_trainer(trainer, config: Config, steps_per_epoch):
-    """Compile a model with the recipe of `config`, ready for its first step."""
+def compile_trainer(trainer, config: Config, total_steps):
+    """Compile a model with the recipe of `config`, ready for its first step.
+
+    Args:
+        trainer: Functional model.
+        config: All settings.
+        total_steps: See `strokeseg_tf.engine.optimiser.WarmUpCosine`.
+    """
     heads = list(trainer.output)
     # Keras prefixes the names of metrics with the head's where there are several heads.
     prefix = f"{heads[0]}_" if len(heads) == 1 else ""
     trainer.compile(
-        optimizer=build_optimiser(config.optimiser, steps_per_epoch * config.training.epochs),
+        optimizer=build_optimiser(config.optimiser, total_steps),
         loss={m: build_loss(config.loss) for m in heads},
         metrics={m: build_metrics(config.training.metric_threshold, prefix) for m in heads},
         # XLA was measured slower than plain TensorFlow on CPUs, to compile and to run.
