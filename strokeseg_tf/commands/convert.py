@@ -7,6 +7,7 @@ EXAMPLES = """\
   strokeseg-tf convert isles22/ shards/
   strokeseg-tf convert studies.csv shards/ --split train=0.6,validation=0.2,test=0.2 --jobs 4
   strokeseg-tf convert cohort/ shards/ --split-file splits.csv --skip-bad
+  strokeseg-tf convert cohort/ s3://bucket/shards
   strokeseg-tf convert cohort/ shards/ --folds 5 --split train=0.8,test=0.2
   strokeseg-tf convert cohort/ shards/ --beam runner=FlinkRunner flink_master=host:8081
 
@@ -17,7 +18,9 @@ A conversion that was stopped goes on where it was when the same command is run 
 def add_arguments(parser):
     """Declare the arguments."""
     parser.add_argument("source", metavar="SOURCE", help="folder of studies, or a CSV table")
-    parser.add_argument("out", metavar="OUT", help="shards folder to write")
+    parser.add_argument(
+        "out", metavar="OUT", help="shards folder to write, here or s3://, gs://, ..."
+    )
     parser.add_argument(
         "--layout",
         default="auto",
