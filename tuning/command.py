@@ -85,7 +85,7 @@ def run(arguments):
         outcome = _search(arguments, plan, resolve_trials(arguments, plan))
         if outcome is None:  # A worker; the chief has the results.
             return
-        print_table(*_shown(plan, outcome["trials"][:10]))
+        print_table(*_shown(plan, outcome["trials"]))
         print(Path(arguments.folder) / BEST_CONFIG)
         if arguments.fit_best:
             from tuning.winner import fit_best
@@ -96,14 +96,18 @@ def run(arguments):
 
 
 def _shown(plan, rows):
-    """Header and rows for a terminal of 80 columns; `trials.csv` has the rest."""
+    """Header and the ten best rows for a terminal of 80 columns; `trials.csv` has the rest."""
+    from tuning.results import is_default, is_proposal
+
+    # The mean of a finalist's repeats stands beside it.
+    rows = [row for row in rows if is_proposal(row["trial"]) or is_default(row["trial"])][:10]
     columns = ["trial", "status", plan.score_name, "repeated", *plan.space]
     texts = [["" if row[c] is None else _short(row[c]) for c in columns] for row in rows]
     return ["trial", "status", "dice", "again", *plan.space], texts
 
 
 def _short(value):
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _search(arguments, plan, trials):
