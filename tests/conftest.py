@@ -52,6 +52,17 @@ def isles22(real_data) -> Path:
     return real_data / "isles22"
 
 
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium; skips where there is none."""
+    chromium = pytest.importorskip("chromium", reason="websocket-client is not installed")
+    if chromium.find_chromium() is None:
+        pytest.skip("no Chromium found: no page was opened (Debian: apt-get install chromium)")
+    opened = chromium.Chromium(tmp_path_factory.mktemp("chromium") / "profile")
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 256 kB, and a function to mount it with other options."""

@@ -17,12 +17,6 @@ from strokeseg_tf.evaluation.evaluate import evaluate_cases
 from strokeseg_tf.evaluation.report import write_report
 from strokeseg_tf.evaluation.report.plotly import plotly_block
 
-chromium = pytest.importorskip("chromium", reason="websocket-client is not installed")
-needs_chromium = pytest.mark.skipif(
-    chromium.find_chromium() is None,
-    reason="no Chromium found: the report was not opened (Debian: apt-get install chromium)",
-)
-
 SHAPE = (9, 64, 48)
 SPACING = (6.0, 3.0, 3.0)
 AFFINE = np.diag([-3.0, -3.0, 6.0, 1.0])  # x to the left, y to the back, slices to the top
@@ -64,13 +58,6 @@ def report(cases, tmp_path_factory):
     settings = {"phantom": True, "note": HOSTILE, "many": {str(n): n for n in range(40)}}
     evaluate_cases(iter(cases), RUNS, out, settings=settings, overlays=1)
     return out / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = chromium.Chromium(tmp_path_factory.mktemp("chromium") / "profile")
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
@@ -201,7 +188,6 @@ def test_nan_and_infinity_become_black_and_white(cases):
     assert tile[:, : width // 3].max() < 30 and tile[:, -width // 3 :].min() > 225
 
 
-@needs_chromium
 def test_nothing_is_complained_about_and_nothing_is_asked_of_a_network(page):
     charts = page.run("Object.keys(charts)")
     assert set(charts) == {"dice", "bland_altman_dice", "agreement", "volumes", "lesion_size",
@@ -215,7 +201,6 @@ def test_nothing_is_complained_about_and_nothing_is_asked_of_a_network(page):
     assert page.complaints() == []
 
 
-@needs_chromium
 def test_the_slider_moves_the_slice_and_arrow_keys_move_the_slider(page):
     assert page.run("document.getElementById('where').textContent") == "6 of 9"
     before = canvas(page, "adc")
@@ -233,7 +218,6 @@ def test_the_slider_moves_the_slice_and_arrow_keys_move_the_slider(page):
     page.until("browser.open.study === 'study-1'")
 
 
-@needs_chromium
 def test_contours_lie_on_the_lesion_and_toggle(page):
     boxes = "[...document.querySelectorAll('#drawers label')].map((label) => label.textContent)"
     assert page.run(boxes) == ["first", "second", "R1", "R2"]
@@ -256,7 +240,6 @@ def test_contours_lie_on_the_lesion_and_toggle(page):
     assert "no contours" in page.run("document.getElementById('canvas-adc').ariaLabel")
 
 
-@needs_chromium
 def test_a_study_is_found_by_a_part_of_its_id_and_by_its_dice(page):
     def options():
         return page.run("[...document.getElementById('study').options].map((o) => o.textContent)")
@@ -275,7 +258,6 @@ def test_a_study_is_found_by_a_part_of_its_id_and_by_its_dice(page):
     assert dice == sorted(dice)
 
 
-@needs_chromium
 def test_a_point_pressed_in_a_chart_opens_its_study(page):
     page.run("document.querySelector('#dice').scrollIntoView()")
     page.until("document.querySelector('#dice .plot')?._fullData !== undefined")
@@ -288,7 +270,6 @@ def test_a_point_pressed_in_a_chart_opens_its_study(page):
     assert page.run("document.activeElement.id") == "slices"
 
 
-@needs_chromium
 def test_a_hostile_name_stays_text(page):
     page.run("byId('study').value = '4'; byId('study').dispatchEvent(new Event('change'))")
     page.until(f"browser.open.study === {json.dumps(HOSTILE)}")
@@ -299,7 +280,6 @@ def test_a_hostile_name_stays_text(page):
     assert page.complaints() == []
 
 
-@needs_chromium
 def test_sorting_sorts_and_says_so(page):
     head = "document.querySelector('table.sortable').tHead.rows[0]"
     at = page.run(f"[...{head}.cells].findIndex((cell) => cell.textContent === 'dice')")
@@ -317,7 +297,6 @@ def test_sorting_sorts_and_says_so(page):
     assert page.run("byId('sorted').textContent") == "Sorted by dice, descending."
 
 
-@needs_chromium
 def test_the_view_in_space_shows_the_lesions_where_they_are(page):
     page.click("#space summary")
     page.until("byId('surfaces').data !== undefined")
@@ -347,7 +326,6 @@ def test_the_view_in_space_shows_the_lesions_where_they_are(page):
     assert page.complaints() == []
 
 
-@needs_chromium
 def test_a_surface_is_closed(page):
     """Every edge belongs to two triangles, that run along it in opposite directions."""
     edges = page.run(
@@ -359,7 +337,6 @@ def test_a_surface_is_closed(page):
     assert edges and all(edges[" ".join(edge.split()[::-1])] == n for edge, n in edges.items())
 
 
-@needs_chromium
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(("width", "phone"), [(360, True), (1280, False)])
 def test_the_page_fits_its_window_in_light_and_dark(browser, report, width, phone, dark):
@@ -376,7 +353,6 @@ def test_the_page_fits_its_window_in_light_and_dark(browser, report, width, phon
     assert browser.complaints() == []
 
 
-@needs_chromium
 def test_everything_can_be_reached_by_keyboard(page):
     page.run("document.activeElement.blur(); scrollTo(0, 0)")
     reached = set()
@@ -389,7 +365,6 @@ def test_everything_can_be_reached_by_keyboard(page):
     assert wanted - {name.lower() for name in reached} == set()
 
 
-@needs_chromium
 def test_the_print_has_every_picture_and_no_chart(page):
     page.run("document.querySelector('#dice').scrollIntoView()")
     page.until("document.querySelector('#dice svg.main-svg') !== null")

@@ -64,6 +64,17 @@ def wait_for(folder, pattern, process, seconds=300):
         time.sleep(0.05)
 
 
+def start_with_workers(shards, folder, config):
+    """A search by two workers that has a result: its words, the process, and its members'."""
+    line = tune(shards, folder, config, "--trials", 4, "--repeats", 1, "--tuner", "random",
+                "--workers", 2)  # fmt: skip
+    process = start(line)
+    wait_for(folder, "trial_*/result.json", process)
+    names = members(process)
+    assert set(names) == {"chief", "worker0", "worker1"}
+    return line, process, names
+
+
 def members(process):
     """The chief and the workers of a search: process ids by name."""
     children = subprocess.run(
@@ -246,12 +257,7 @@ def test_ctrl_c_ends_soon_and_keeps_what_is_finished(shards, config, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_reaches_workers_and_chief_and_the_search_goes_on(shards, config, tmp_path):
     folder = tmp_path / "search"
-    line = tune(shards, folder, config, "--trials", 4, "--repeats", 1, "--tuner", "random",
-                "--workers", 2)  # fmt: skip
-    process = start(line)
-    wait_for(folder, "trial_*/result.json", process)
-    names = members(process)
-    assert set(names) == {"chief", "worker0", "worker1"}
+    line, process, names = start_with_workers(shards, folder, config)
     # As a terminal does it: all of them hear it.
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130
@@ -272,12 +278,7 @@ def test_ctrl_c_reaches_workers_and_chief_and_the_search_goes_on(shards, config,
 @pytest.mark.parametrize("victim", ["worker0", "chief", "all"])
 def test_workers_and_their_chief_may_be_killed(victim, shards, config, tmp_path):
     folder = tmp_path / "search"
-    line = tune(shards, folder, config, "--trials", 4, "--repeats", 1, "--tuner", "random",
-                "--workers", 2)  # fmt: skip
-    process = start(line)
-    wait_for(folder, "trial_*/result.json", process)
-    names = members(process)
-    assert set(names) == {"chief", "worker0", "worker1"}
+    line, process, names = start_with_workers(shards, folder, config)
     finished = {r["trial"] for r in read_results(folder)}
     before = epochs_written(folder)
     os.kill(process.pid if victim == "all" else names[victim], signal.SIGKILL)

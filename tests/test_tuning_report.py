@@ -12,12 +12,6 @@ from tuning.plan import Plan, open_search
 from tuning.results import trial_folder, write_result
 from tuning.search_space import default_space, searched_config
 
-chromium = pytest.importorskip("chromium", reason="websocket-client is not installed")
-needs_chromium = pytest.mark.skipif(
-    chromium.find_chromium() is None,
-    reason="no Chromium found: the report was not opened (Debian: apt-get install chromium)",
-)
-
 PLAN = Plan(searched_config(SMALL), SMALL, default_space())
 EPOCHS = 12
 HOSTILE = "<img src=x onerror=alert(1)></script>"
@@ -74,13 +68,6 @@ def search(shards, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = chromium.Chromium(tmp_path_factory.mktemp("chromium") / "profile")
-    yield browser
-    browser.close()
-
-
 @pytest.fixture
 def page(browser, search):
     browser.open(search / "report.html")
@@ -97,7 +84,6 @@ def figure(chart):
     return f"figure[data-chart={chart}]"
 
 
-@needs_chromium
 def test_nothing_is_complained_about_and_nothing_is_asked_of_a_network(page):
     assert set(page.run("Object.keys(charts)")) == set(CHARTS)
     assert page.complaints() == []
@@ -106,7 +92,6 @@ def test_nothing_is_complained_about_and_nothing_is_asked_of_a_network(page):
     assert HOSTILE in page.run("document.querySelector('table').textContent")
 
 
-@needs_chromium
 def test_a_point_says_its_trial_when_hovered_and_pressing_it_does_no_harm(page):
     plot = f"document.querySelector('{figure('trials')} .plot')"
     place = f"{plot}.querySelector('.points path')"
@@ -122,7 +107,6 @@ def test_a_point_says_its_trial_when_hovered_and_pressing_it_does_no_harm(page):
     assert page.complaints() == []
 
 
-@needs_chromium
 def test_links_lead_to_their_sections(page):
     links = page.run("[...document.querySelectorAll('nav a')].map((a) => a.getAttribute('href'))")
     assert len(links) == 8
@@ -132,7 +116,6 @@ def test_links_lead_to_their_sections(page):
 
 
 @pytest.mark.slow
-@needs_chromium
 @pytest.mark.parametrize("width", [380, 640, 1280])
 def test_the_page_fits_its_window_and_so_do_its_plots(browser, search, width):
     browser.open(search / "report.html", width=width)
