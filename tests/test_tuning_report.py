@@ -92,6 +92,7 @@ def test_nothing_is_complained_about_and_nothing_is_asked_of_a_network(page):
     assert HOSTILE in page.run("document.querySelector('table').textContent")
 
 
+@pytest.mark.slow
 def test_a_point_says_its_trial_when_hovered_and_pressing_it_does_no_harm(page):
     plot = f"document.querySelector('{figure('trials')} .plot')"
     place = f"{plot}.querySelector('.points path')"
@@ -107,6 +108,7 @@ def test_a_point_says_its_trial_when_hovered_and_pressing_it_does_no_harm(page):
     assert page.complaints() == []
 
 
+@pytest.mark.slow
 def test_links_lead_to_their_sections(page):
     links = page.run("[...document.querySelectorAll('nav a')].map((a) => a.getAttribute('href'))")
     assert len(links) == 8
