@@ -198,8 +198,8 @@ def training_batches(slices, order: EpochOrder, *, modalities, augmentation, epo
         images, masks = planes[: len(modalities)], planes[len(modalities) :]
         return dict(zip(modalities, images, strict=True)), dict(zip(modalities, masks, strict=True))
 
-    # Its thread, asleep for longer and longer, would be waited for when the iterator is freed: 5 to
-    # 15 s at the end of a training of a minute.
+    # Its thread, asleep for longer and longer, may be waited for when the iterator is freed: 12 s
+    # were measured at the end of a training of half a minute.
     options = tf.data.Options()
     options.autotune.enabled = False
     return (
