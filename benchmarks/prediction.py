@@ -4,11 +4,11 @@ outside of the network; under 3 GiB at full size for any number of slices.
 
 Networks are untrained, with the moving statistics of normalisation drawn at random. Parts:
 
-- `engines`: Dual V1 on slices that are ready: the network as it was trained, folded, and as
-  `predict` runs it, in turn with the folded network in PyTorch (channels last, inference mode;
-  compiled where there is a C++ compiler) and in OpenVINO, where these are installed; and the rate
-  of a large matrix product, which is the limit: at full size a slice pair needs 86.6 GFLOP.
-- `start`: fresh processes of the command, from start to exit, on one study.
+- `engines`: Dual V1 on slices that are ready, in each engine and precision that `predict` has, in
+  turn with the folded network in PyTorch (channels last, inference mode; compiled where there is a
+  C++ compiler; bfloat16 where the CPU multiplies it), where that is installed; and the rate of a
+  large matrix product, which is the limit: at full size a slice pair needs 86.6 GFLOP.
+- `start`: fresh processes of the command, from start to exit, on one study, in each engine.
 - `cohort`: studies through the command's own code, against the network alone on the same studies.
 - `memory`: peak of a fresh process that predicts 24 slices, and twice as many.
 
@@ -16,6 +16,8 @@ Medians, and medians of ratios within a round.
 """
 
 import argparse
+import functools
+import importlib.util
 import os
 import resource
 import statistics
@@ -31,7 +33,9 @@ import numpy as np
 from torch_twin import torch_twin
 
 from strokeseg_tf.config import PRESETS
+from strokeseg_tf.hardware import cpu_multiplies_bfloat16
 from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.prediction.engines import ENGINES
 from strokeseg_tf.runs import Run
 
 PARTS = ("engines", "start", "cohort", "memory")
@@ -76,44 +80,56 @@ def in_turn(functions, rounds, clock=time.perf_counter):
     return {name: [seconds[name] for seconds in times] for name in functions}
 
 
-def compare_engines(run, slices, rounds, one_core):
-    """Print what a slice pair takes in each engine, and against the first."""
-    import tensorflow as tf
+def engines_of(run):
+    """`Computing` -> engine, for all that this machine has."""
+    from strokeseg_tf.prediction.engines import Computing, load_engine
 
+    engines = ["tensorflow"]
+    if importlib.util.find_spec("openvino"):
+        engines.append("openvino")
+    precisions = ["float32"] + ["bfloat16"] * cpu_multiplies_bfloat16()
+    return [load_engine(Run(run).model_file, Computing(e, p)) for e in engines for p in precisions]
+
+
+def compare_engines(run, slices, rounds, one_core):
+    """Print what a slice pair takes in each engine, and against the default."""
     from strokeseg_tf.loading import load_predictor
     from strokeseg_tf.prediction.network import NetworkPredictor
     from strokeseg_tf.runs import load_network
     from strokeseg_tf.serving.inference import inference_network
 
-    network = load_network(Run(run).model_file)
-    folded = inference_network(network)
-    predictor = load_predictor(run)
-    size = predictor.size
-    rng = np.random.default_rng(0)
-    inputs = {m: rng.random((slices, size, size, 1), np.float32) for m in predictor.modalities}
-    engines = {"as predict runs it": lambda: predictor.logits(inputs)}
-    for name, model in {"as trained": network, "folded, not frozen": folded}.items():
-        plain = NetworkPredictor(model)
-        plain._forward = tf.function(lambda x, model=model: model(x, training=False))
-        engines[name] = lambda plain=plain: plain.logits(inputs)
-    expected = predictor.logits(inputs)["adc"]
-    for name, engine in peers(folded, inputs, one_core):
-        difference = np.abs(engine() - expected).max()
-        assert difference < 1e-2 * np.abs(expected).max(), (name, difference)
-        engines[name] = engine
+    default = load_predictor(run).engine.name
+    size, rng = load_predictor(run).size, np.random.default_rng(0)
+    inputs = {m: rng.random((slices, size, size, 1), np.float32) for m in ("adc", "dwi")}
+    engines = {}
+    for engine in engines_of(run):
+        predictor = NetworkPredictor(engine)
+        engines[engine.name] = lambda predictor=predictor: predictor.logits(inputs)["adc"]
+    folded = inference_network(load_network(Run(run).model_file))
+    engines |= peers(folded, inputs)
+    check_agreement({name: engine() for name, engine in engines.items()})
     product, gflop = matrix_product()
     engines["matrix product"] = product
     # Processor time is what a busy machine leaves alone, but several threads wait in it too.
     clock = time.process_time if one_core else time.perf_counter
     times = in_turn(engines, rounds, clock)
     rate = gflop / statistics.median(times.pop("matrix product"))
-    print(f"a matrix product of 3072 x 3072 reaches {rate:.0f} GFLOP/s")
-    ours = times["as predict runs it"]
+    print(f"a matrix product of 3072 x 3072 reaches {rate:.0f} GFLOP/s; `predict` uses {default}")
+    ours = times[default]
     for name, seconds in times.items():
-        ratio = statistics.median(o / s for o, s in zip(ours, seconds, strict=True))
+        ratio = statistics.median(s / o for o, s in zip(ours, seconds, strict=True))
         pair = statistics.median(seconds) / slices
         note = f", {GFLOP_A_PAIR / pair:.0f} GFLOP/s" if size == 224 else ""
-        print(f"{name:32s} {pair:7.3f} s a slice pair{note}; predict takes {ratio:.2f} times that")
+        print(f"{name:32s} {pair:7.4f} s a slice pair{note}; {ratio:.2f} times the default's")
+
+
+def check_agreement(logits):
+    """Refuse to compare engines that compute different things; bfloat16 is left out."""
+    exact = {name: values for name, values in logits.items() if "bfloat16" not in name}
+    expected = next(iter(exact.values()))
+    for name, values in exact.items():
+        difference = np.abs(values - expected).max()
+        assert difference < 1e-2 * np.abs(expected).max(), (name, difference)
 
 
 def matrix_product(size=3072):
@@ -124,45 +140,33 @@ def matrix_product(size=3072):
     return lambda: tf.matmul(matrix, matrix).numpy(), 2 * size**3 / 1e9
 
 
-def peers(network, inputs, one_core):
-    """(name, function giving the logits of ADC) for each engine that is installed."""
+def peers(network, inputs):
+    """Function giving the logits of ADC by name, of PyTorch where it is installed."""
     try:
         import torch
     except ImportError:
         print("PyTorch is not installed: no comparison with it")
-        return
-    if one_core:
-        torch.set_num_threads(1)
-    twin = torch_twin(network).eval().to(memory_format=torch.channels_last)
-    tensors = [
-        torch.from_numpy(np.moveaxis(x, 3, 1).copy()).to(memory_format=torch.channels_last)
-        for x in inputs.values()
-    ]
+        return {}
+    found = {}
+    for precision in [torch.float32] + [torch.bfloat16] * cpu_multiplies_bfloat16():
+        layout = {"dtype": precision, "memory_format": torch.channels_last}
+        twin = torch_twin(network).eval().to(**layout)
+        tensors = [torch.from_numpy(np.moveaxis(x, 3, 1).copy()).to(**layout)
+                   for x in inputs.values()]  # fmt: skip
 
-    def run(module):
-        with torch.inference_mode():
-            return np.moveaxis(module(*tensors)[0].numpy(), 1, 3)
+        def run(module, tensors=tensors):
+            with torch.inference_mode():
+                return np.moveaxis(module(*tensors)[0].float().numpy(), 1, 3)
 
-    yield f"PyTorch {torch.__version__}", lambda: run(twin)
-    try:
-        compiled = torch.compile(twin)
-        run(compiled)
-        yield f"PyTorch {torch.__version__}, compiled", lambda: run(compiled)
-    except Exception as error:  # Without a compiler it raises many kinds.
-        print(f"torch.compile does not work here ({type(error).__name__})")
-    try:
-        import openvino
-    except ImportError:
-        print("OpenVINO is not installed: no comparison with it")
-        return
-    exported = openvino.convert_model(twin, example_input=tuple(tensors))
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1 if one_core else 0}
-    compiled_ov = openvino.Core().compile_model(exported, "CPU", options)
-    arrays = [tensor.numpy() for tensor in tensors]
-    yield (
-        f"OpenVINO {openvino.__version__.partition('-')[0]}",
-        lambda: np.moveaxis(compiled_ov(arrays)[0], 1, 3),
-    )
+        name = f"PyTorch {torch.__version__}, {str(precision).removeprefix('torch.')}"
+        found[name] = functools.partial(run, twin)
+        try:
+            compiled = torch.compile(twin)
+            run(compiled)
+            found[f"{name}, compiled"] = functools.partial(run, compiled)
+        except Exception as error:  # Without a compiler it raises many kinds.
+            print(f"torch.compile does not work here ({type(error).__name__})")
+    return found
 
 
 def write_studies(folder, count, slices):
@@ -185,16 +189,18 @@ def measure_start(run, folder, rounds):
     line = [sys.executable, "-c", program, "predict", run, study, "--overwrite", "-o"]
     command = [*map(str, line), str(folder / "out")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
-    seconds, used = [], []
-    for _ in range(rounds):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(timed(lambda: subprocess.run(command, **quiet)))
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    print(
-        f"predict, from start to exit: {statistics.median(seconds):.1f} s, of processor time "
-        f"{statistics.median(used):.1f} s"
-    )
+    for engine in ENGINES[1:]:
+        seconds, used = [], []
+        for _ in range(rounds):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            whole = [*command, "--engine", engine]
+            seconds.append(timed(lambda whole=whole: subprocess.run(whole, **quiet)))
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        print(
+            f"predict by {engine}, from start to exit: {statistics.median(seconds):.1f} s, of "
+            f"processor time {statistics.median(used):.1f} s"
+        )
 
 
 def measure_cohort(run, folder, rounds, studies=12):
@@ -254,8 +260,7 @@ def main():
     )
     arguments = parser.parse_args()
     if arguments.one_core:
-        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-            os.environ[name] = "1"
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         run = make_run(folder / "run", arguments.preset)

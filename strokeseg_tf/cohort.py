@@ -73,6 +73,7 @@ def predict_cohort(
     heading = {
         "model": str(model),
         "version": predictor.version,
+        "computed_by": predictor.computed_by,
         "threshold": predictor.threshold,
         **({"thresholds": predictor.thresholds} if hasattr(predictor, "thresholds") else {}),
         **(settings or {}),

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
+from strokeseg_tf.prediction.engines import Computing, load_engine
 from strokeseg_tf.prediction.ensemble import check_members, combine
-from strokeseg_tf.runs import Run, load_network
+from strokeseg_tf.prediction.network import NetworkPredictor
+from strokeseg_tf.runs import Run
 from strokeseg_tf.serving.endpoint import is_address, parse_endpoint
 from strokeseg_tf.serving.layout import DESCRIPTION, read_description, versions_of
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.study_files import MODALITIES
-
-#: Up to so many weights become constants: a full-size network computes in 0.87 of the time then,
-#: but takes 4.7 GiB instead of 1.4.
-FROZEN_WEIGHTS = 10_000_000
 
 
 class SavedModelPredictor:
@@ -52,6 +50,7 @@ class SavedModelPredictor:
             self.training_data = description.get("training_data")
             threshold = description["threshold"] if threshold is None else threshold
         self.threshold = 0.5 if threshold is None else threshold
+        self.computed_by = f"TensorFlow {tf.__version__}, as exported"
         self.version = int(Path(folder).name) if Path(folder).name.isdecimal() else None
 
     def predict(self, images):
@@ -62,7 +61,7 @@ class SavedModelPredictor:
         return {m: outputs[f"{m}_probability"].numpy() for m in self.modalities}
 
 
-def load_predictor(model, *, threshold=None, connection=None):
+def load_predictor(model, *, threshold=None, connection=None, computing=None):
     """Load a run folder, a `.keras` file, a SavedModel folder, or reach a served model.
 
     Args:
@@ -70,11 +69,13 @@ def load_predictor(model, *, threshold=None, connection=None):
             `strokeseg_tf.serving.endpoint`.
         threshold: Probability above which a voxel is lesion; by default the run's own, or 0.5.
         connection: `strokeseg_tf.serving.connection.Connection`, for an address alone.
+        computing: `strokeseg_tf.prediction.engines.Computing`, for a run or a `.keras` file alone.
 
     Raises:
         InputError: It is none of these, or damaged, or nobody answers.
     """
     if is_address(model):
+        _check_no_computing(model, computing)
         from strokeseg_tf.serving.remote import RemotePredictor
 
         endpoint = parse_endpoint(model)
@@ -86,6 +87,7 @@ def load_predictor(model, *, threshold=None, connection=None):
         )
     path = Path(model)
     if (path / "saved_model.pb").is_file():
+        _check_no_computing(path, computing)
         return SavedModelPredictor(path, threshold=threshold)
     if not path.exists():
         raise InputError(f"{path} does not exist; name a run folder, .keras file or SavedModel")
@@ -96,31 +98,39 @@ def load_predictor(model, *, threshold=None, connection=None):
                 f"{path} is neither a run folder (config.json) nor a SavedModel "
                 "(saved_model.pb); name what strokeseg-tf fit or export wrote"
             )
-        return load_predictor(path / str(versions[-1]), threshold=threshold)
-    return _load_run(Run(path), threshold) if path.is_dir() else _load_file(path, threshold)
+        return load_predictor(path / str(versions[-1]), threshold=threshold, computing=computing)
+    if path.is_dir():
+        return _load_run(Run(path), threshold, computing)
+    return _load_file(path, threshold, computing)
 
 
-def _load_run(run: Run, threshold):
+def _check_no_computing(model, computing):
+    if computing not in (None, Computing()):
+        raise InputError(
+            f"{model} is an export, whose engine and precision are fixed: --engine and --precision "
+            "are for run folders and .keras files; leave them out"
+        )
+
+
+def _load_run(run: Run, threshold, computing):
     augmentation = run.read_config().augmentation
     return _load_file(
         run.model_file,
         run.read_threshold() if threshold is None else threshold,
+        computing,
         training_data=run.read_training_data(),
         flips=augmentation.flips if augmentation.probability else "none",
     )
 
 
-def _load_file(path: Path, threshold, **known):
-    from strokeseg_tf.prediction.network import NetworkPredictor
-    from strokeseg_tf.serving.inference import inference_network
-
-    network = inference_network(load_network(path))
+def _load_file(path: Path, threshold, computing, **known):
     threshold = 0.5 if threshold is None else threshold
-    frozen = network.count_params() <= FROZEN_WEIGHTS
-    return NetworkPredictor(network, threshold=threshold, frozen=frozen, **known)
+    return NetworkPredictor(load_engine(path, computing), threshold=threshold, **known)
 
 
-def load_predictors(models, *, vote=False, mirrored=False, threshold=None, connection=None):
+def load_predictors(
+    models, *, vote=False, mirrored=False, threshold=None, connection=None, computing=None
+):
     """Load one model or several as one predictor; see `load_predictor` for each.
 
     Args:
@@ -130,10 +140,12 @@ def load_predictors(models, *, vote=False, mirrored=False, threshold=None, conne
         threshold: Probability above which a voxel is lesion; by default the mean of the models'
             own; in a vote that of each model.
         connection: See `load_predictor`.
+        computing: See `load_predictor`.
 
     Raises:
         InputError: See `load_predictor`; a vote of fewer than three.
     """
     check_members(models, vote)
-    members = [load_predictor(m, threshold=threshold, connection=connection) for m in models]
+    given = {"threshold": threshold, "connection": connection, "computing": computing}
+    members = [load_predictor(model, **given) for model in models]
     return combine(members, vote=vote, mirrored=mirrored)

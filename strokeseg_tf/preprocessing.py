@@ -6,9 +6,6 @@ slices are float32 `(slices, height, width)`.
 
 import tensorflow as tf
 
-#: Larger studies are refused before they take a machine's memory.
-MAX_SLICES, MAX_PIXELS = 2048, 4096
-
 
 def volume_range(volume):
     """Smallest and largest value of a volume, float32 `(2,)`."""

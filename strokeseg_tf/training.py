@@ -39,6 +39,7 @@ from strokeseg_tf.engine.threads import use_half_of_the_cores_for_an_operation
 from strokeseg_tf.losses import build_loss
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.pipeline import EpochOrder, batch_spec, training_batches, usable_studies
+from strokeseg_tf.prediction.keras_engine import KerasEngine
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.runs import Run, load_network
 from strokeseg_tf.threshold import choose_threshold
@@ -114,7 +115,7 @@ def fit(
     if not cluster.writes:
         return []
     if settings.threshold is None and not run.threshold_file.is_file():
-        best = NetworkPredictor(load_network(run.model_file))
+        best = NetworkPredictor(KerasEngine(load_network(run.model_file)))
         run.write_threshold(choose_threshold(best, shards, split, settings.rater))
     return history
 
@@ -160,7 +161,7 @@ def _train(
     recorder = RunRecorder(run, network, history, TRIAL_CHECKPOINT_SECONDS if trial else 0.0)
     if history:
         recorder.restore(trainer)
-    predictor = NetworkPredictor(trainer, threshold=settings.metric_threshold)
+    predictor = NetworkPredictor(KerasEngine(trainer), threshold=settings.metric_threshold)
     studies = cache.studies(predictor, split, settings.rater)
     validation = StudyValidation(predictor, build_loss(config.loss), studies)
     every_worker = [

@@ -10,6 +10,7 @@ from nibabel import orientations
 from strokeseg_tf.cohort import predict_cohort
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.prediction.keras_engine import KerasEngine
 from strokeseg_tf.prediction.network import NetworkPredictor
 from tfrecord_tools.conversion import convert
 from tfrecord_tools.errors import InputError
@@ -130,7 +131,7 @@ def predictor():
     import keras
 
     keras.utils.set_random_seed(1)
-    predictor = NetworkPredictor(build_model(SETTINGS))
+    predictor = NetworkPredictor(KerasEngine(build_model(SETTINGS)))
     # An untrained network says little: the median of what it says for DWI still draws a mask.
     images = {
         m: Grid((20, 24, 6), OBLIQUE).to_slices(image((20, 24, 6), 1)) for m in ("adc", "dwi")

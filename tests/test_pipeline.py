@@ -10,6 +10,7 @@ from strokeseg_tf.config import PAPER
 from strokeseg_tf.losses import FocalLoss
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.pipeline import EpochOrder, Slices, load_slices, training_batches, usable_studies
+from strokeseg_tf.prediction.keras_engine import KerasEngine
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.preprocessing import preprocess, preprocess_mask, volume_range
 from strokeseg_tf.validation import dice, validate
@@ -250,7 +251,7 @@ def test_the_validation_loss_is_the_loss_over_all_slices_summed_over_the_heads(s
         PAPER.replace(model={"image_size": SIZE, "filters": [2, 3], "bottleneck": 4}).model
     )
     loss = FocalLoss()
-    scores = validate(NetworkPredictor(model), loss, shards, "validation", "r1")
+    scores = validate(NetworkPredictor(KerasEngine(model)), loss, shards, "validation", "r1")
     slices = load(shards, "validation")
     logits = model({m: slices.images[..., i : i + 1] for i, m in enumerate(BOTH)}, training=False)
     heads = [float(loss(slices.masks[..., i : i + 1], logits[m])) for i, m in enumerate(BOTH)]

@@ -7,6 +7,7 @@ import pytest
 from strokeseg_tf.cohort import predict_cohort
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.prediction.keras_engine import KerasEngine
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.prediction.study import predict_study
 from tfrecord_tools.errors import InputError
@@ -22,7 +23,7 @@ def predictor():
     import keras
 
     keras.utils.set_random_seed(1)
-    return NetworkPredictor(build_model(SETTINGS))
+    return NetworkPredictor(KerasEngine(build_model(SETTINGS)))
 
 
 def write_image(path, shape, affine, seed):
@@ -131,8 +132,8 @@ def test_slices_that_show_nothing_are_computed_once_and_give_the_same_bits(predi
         volume[[0, 1, 9, 18, 19, 20]] = 0
     images["dwi"][9] = 1  # Constant too, but otherwise.
     sizes = []
-    forward = predictor._forward
-    monkeypatch.setattr(predictor, "_forward", lambda x: sizes.append(len(x["adc"])) or forward(x))
+    engine = predictor.engine
+    monkeypatch.setattr(predictor, "engine", lambda x: sizes.append(len(x["adc"])) or engine(x))
     skipping = predictor.predict(images)
     assert sizes == [7, 7, 7]  # 17 of 21.
     whole = predictor.restore(predictor.logits(predictor.preprocess(images)), 24, 20)

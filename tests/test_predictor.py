@@ -10,6 +10,7 @@ from strokeseg_tf import Predictor
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.prediction.ensemble import Ensemble
+from strokeseg_tf.prediction.keras_engine import KerasEngine
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.prediction.study import predict_study
 from tfrecord_tools.errors import InputError
@@ -109,7 +110,7 @@ def test_several_models_and_mirrors_are_the_mean_of_all(models, images):
 
 @pytest.mark.parametrize(("flips", "count"), [("none", 2), ("left_right", 2), ("both", 4)])
 def test_mirrors_are_those_the_model_learnt_with(flips, count):
-    network = NetworkPredictor(build_model(SETTINGS), flips=flips)
+    network = NetworkPredictor(KerasEngine(build_model(SETTINGS)), flips=flips)
     seen = []
     network.predict = lambda images: (
         seen.append(images["adc"]) or {m: np.zeros((3, 8, 8), np.float32) for m in images}

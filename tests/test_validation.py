@@ -7,6 +7,7 @@ import pytest
 from strokeseg_tf.config import PAPER
 from strokeseg_tf.losses import FocalLoss
 from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.prediction.keras_engine import KerasEngine
 from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.validation import PreparedStudies, validate, validate_prepared
 
@@ -15,7 +16,7 @@ SETTINGS = {"image_size": 32, "filters": [2, 3], "bottleneck": 4}
 
 @pytest.fixture(scope="module")
 def predictor():
-    return NetworkPredictor(build_model(PAPER.replace(model=SETTINGS).model))
+    return NetworkPredictor(KerasEngine(build_model(PAPER.replace(model=SETTINGS).model)))
 
 
 def test_kept_studies_give_the_figures_of_those_read_again(predictor, shards, tmp_path):

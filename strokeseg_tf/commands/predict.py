@@ -94,6 +94,19 @@ def add_arguments(parser):
         action="store_true",
         help="write the standard deviation of the probabilities over models and mirrors",
     )
+    computing = parser.add_argument_group("how the network of a run is computed")
+    computing.add_argument(
+        "--engine",
+        default="auto",
+        help="tensorflow, openvino, or auto: OpenVINO where it is installed and there is no GPU "
+        "(default: auto)",
+    )
+    computing.add_argument(
+        "--precision",
+        default="auto",
+        help="float32, bfloat16, or auto: bfloat16 where the CPU multiplies it; masks differ by a "
+        "voxel here and there then (default: auto)",
+    )
     parser.add_argument(
         "--layout",
         default="auto",
@@ -190,6 +203,7 @@ def open_studies(arguments):
 def load(arguments):
     """One predictor of all models."""
     from strokeseg_tf.loading import load_predictors
+    from strokeseg_tf.prediction.engines import Computing
 
     return load_predictors(
         [arguments.model, *arguments.ensemble],
@@ -197,6 +211,7 @@ def load(arguments):
         mirrored=arguments.tta,
         threshold=arguments.threshold,
         connection=connection_of(arguments),
+        computing=Computing(arguments.engine, arguments.precision),
     )
 
 

@@ -1,12 +1,10 @@
 """Half precision: which one, and building a network under it."""
 
 import contextlib
-from pathlib import Path
 
 import keras
 
-#: Instructions of a CPU that multiply bfloat16 in hardware.
-BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
+from strokeseg_tf.hardware import cpu_multiplies_bfloat16
 
 
 def choose_precision(wanted: str) -> str:
@@ -19,7 +17,7 @@ def choose_precision(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     gpus = _compute_capabilities()
-    fit = all(major >= 8 for major in gpus) if gpus else bool(BFLOAT16_INSTRUCTIONS & _cpu_flags())
+    fit = all(major >= 8 for major in gpus) if gpus else cpu_multiplies_bfloat16()
     return "bfloat16" if fit else "float32"
 
 
@@ -31,14 +29,6 @@ def _compute_capabilities() -> list[int]:
 
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
     return [detail.get("compute_capability", (0, 0))[0] for detail in details]
-
-
-def _cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """The CPU's instruction sets; none where the system does not tell."""
-    if not file.is_file():
-        return set()
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return set(next((line.split() for line in lines if line.startswith(("flags", "Feat"))), ()))
 
 
 @contextlib.contextmanager

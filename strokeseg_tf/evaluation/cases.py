@@ -31,10 +31,12 @@ class ModelSource:
 
     def __init__(self, folder: Path):
         from strokeseg_tf.loading import load_predictor
+        from strokeseg_tf.prediction.engines import Computing
 
         config = Run(folder).read_config()
         self.variant, self.settings = config.model.variant, config.to_dict()
-        self._predictor = load_predictor(folder)
+        # What is published must not depend on the CPU.
+        self._predictor = load_predictor(folder, computing=Computing(precision="float32"))
         self.weights_sha256 = sha256_of(Run(folder).model_file)
         self.threshold = self._predictor.threshold
 

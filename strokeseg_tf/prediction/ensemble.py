@@ -41,6 +41,7 @@ class Ensemble:
         self.modalities = tuple(m for m in MODALITIES if m in wanted)
         self.thresholds = [member.threshold for member in members]
         self.threshold = 0.5 if vote else float(np.mean(self.thresholds))
+        self.computed_by = "; ".join(dict.fromkeys(member.computed_by for member in members))
         self.parallel = min(member.parallel for member in members)
         trainings = [getattr(member, "training_data", None) for member in members]
         self.training_data = narrowest([t for t in trainings if t])

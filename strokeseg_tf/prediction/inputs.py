@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from strokeseg_tf.preprocessing import MAX_PIXELS, MAX_SLICES
 from tfrecord_tools.errors import InputError
+
+#: Larger studies are refused before they take a machine's memory.
+MAX_SLICES, MAX_PIXELS = 2048, 4096
 
 
 def check_study(modalities, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

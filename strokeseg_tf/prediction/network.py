@@ -1,32 +1,47 @@
 """A network -> probabilities for whole studies."""
 
-import functools
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import numpy as np
-import tensorflow as tf
+from scipy.special import expit
 
-from strokeseg_tf.models.variants import modalities_of
 from strokeseg_tf.prediction.inputs import check_study
-from strokeseg_tf.preprocessing import preprocess, restore, volume_range
+from strokeseg_tf.prediction.preprocessing import preprocess, restore
 
 #: Slices at once, and the most numbers that a feature map of all of them may hold: 2 slices of the
 #: full-size network, which then stays under 3 GiB with its weights; larger batches are no faster.
 SLICES, MAP_ELEMENTS = 8, 8_000_000
 
 
+class Engine(Protocol):
+    """What computes a network.
+
+    Attributes:
+        name: Software, its version, and the precision.
+        modalities: What the network takes and gives.
+        size: Height and width of its slices in pixels.
+        batch_size: Most slices at once that keep memory bounded.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    size: int
+    batch_size: int
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Logits, float32 `(slices, size, size, 1)` by modality, of inputs of that shape."""
+
+
 class NetworkPredictor:
-    """Runs a model over whole studies.
+    """Runs a network over whole studies.
 
     Args:
-        model: A network of `strokeseg_tf.models` that gives logits.
+        engine: What computes it.
         threshold: Probability above which a voxel is lesion.
-        batch_size: Most slices that go through the network at once; by default what keeps memory
-            bounded, see `MAP_ELEMENTS`.
+        batch_size: Most slices that go through the network at once; by default the engine's.
         training_data: What its training studies look like, where that is known; see
             `strokeseg_tf.prediction.familiarity.summarise`.
-        frozen: Whether the weights become constants: faster, but blind to further training.
         flips: Those it has learnt with, see `strokeseg_tf.config.AugmentationSettings`.
     """
 
@@ -37,31 +52,26 @@ class NetworkPredictor:
 
     def __init__(
         self,
-        model,
+        engine: Engine,
         *,
-        threshold=0.5,
-        batch_size=None,
-        training_data=None,
-        flips="left_right",
-        frozen=False,
+        threshold: float = 0.5,
+        batch_size: int | None = None,
+        training_data: Mapping | None = None,
+        flips: str = "left_right",
     ):
-        self.modalities = modalities_of(model)
+        self.engine, self.modalities, self.size = engine, engine.modalities, engine.size
         self.threshold, self.training_data, self.flips = threshold, training_data, flips
-        self.size = next(iter(model.input.values())).shape[1]
-        self._batch_size = batch_size or _batch_size(model)
-        network = freeze(model) if frozen else functools.partial(model, training=False)
-        slices = tf.TensorSpec((None, self.size, self.size, 1))
-        forward = tf.function(
-            lambda inputs: {m: tf.cast(y, tf.float32) for m, y in network(inputs).items()},
-            input_signature=[dict.fromkeys(self.modalities, slices)],
-        )
-        # Of a concrete function the graph is kept, not the Python that made it.
-        self._forward = forward.get_concrete_function() if frozen else forward
+        self._batch_size = batch_size or engine.batch_size
+
+    @property
+    def computed_by(self) -> str:
+        """Software, its version, and the precision."""
+        return self.engine.name
 
     def preprocess(self, images: Mapping[str, np.ndarray]) -> dict:
         """The network's input for a study's images `{modality: (slices, height, width)}`."""
         return {
-            m: preprocess(volume, volume_range(volume), self.size)
+            m: preprocess(volume, self.size)
             for m, volume in check_study(self.modalities, images).items()
         }
 
@@ -81,9 +91,9 @@ class NetworkPredictor:
         count = len(next(iter(inputs.values())))
         at_once = at_once or self._evenly(count)
         missing = [[0, -count % at_once], [0, 0], [0, 0], [0, 0]]
-        inputs = {m: tf.pad(x, missing) for m, x in inputs.items()}
+        inputs = {m: np.pad(x, missing) for m, x in inputs.items()}
         parts = [
-            self._forward({m: x[i : i + at_once] for m, x in inputs.items()})
+            self.engine({m: x[i : i + at_once] for m, x in inputs.items()})
             for i in range(0, count, at_once)
         ]
         return {m: np.concatenate([part[m] for part in parts])[:count] for m in self.modalities}
@@ -109,15 +119,13 @@ class NetworkPredictor:
         inputs = self.preprocess(images)
         count, height, width = images[self.modalities[0]].shape
         kept, place = distinct_slices([images[m] for m in self.modalities])
-        inputs = {m: tf.gather(x, kept) for m, x in inputs.items()}
+        inputs = {m: x[kept] for m, x in inputs.items()}
         logits = self.logits(inputs, self._evenly(count))
         return self.restore({m: values[place] for m, values in logits.items()}, height, width)
 
     def restore(self, logits, height, width):
         """Probabilities on the study's slices from logits at the network's size."""
-        return {
-            m: restore(tf.sigmoid(values), height, width).numpy() for m, values in logits.items()
-        }
+        return {m: restore(expit(values), height, width) for m, values in logits.items()}
 
 
 def distinct_slices(volumes) -> tuple[np.ndarray, np.ndarray]:
@@ -138,26 +146,10 @@ def distinct_slices(volumes) -> tuple[np.ndarray, np.ndarray]:
     return kept, place
 
 
-def _batch_size(model) -> int:
-    largest = max(math.prod(layer.output.shape[1:]) for layer in model.layers)
-    return min(max(MAP_ELEMENTS // largest, 1), SLICES)
-
-
-def freeze(model):
-    """A network's function with its weights as constants, which oneDNN then packs only once.
+def batch_size_of(map_elements: Iterable[int]) -> int:
+    """Slices at once that keep memory bounded.
 
     Args:
-        model: Functional Keras model.
-
-    Returns:
-        From a dictionary of tensors to a dictionary of tensors; it keeps no variable of the model.
+        map_elements: Values of each feature map of one slice.
     """
-    parts = (model.trainable_variables, model.non_trainable_variables)
-    weights = [[np.asarray(variable) for variable in part] for part in parts]
-
-    def forward(inputs):
-        # Inside: made outside they would be inputs of the graph, not constants in it.
-        constants = ([tf.constant(weight) for weight in part] for part in weights)
-        return model.stateless_call(*constants, inputs, training=False)[0]
-
-    return forward
+    return min(max(MAP_ELEMENTS // max(map_elements), 1), SLICES)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from strokeseg_tf.loading import load_predictors
+from strokeseg_tf.prediction.engines import Computing
 from strokeseg_tf.prediction.memory import study_in_memory
 from strokeseg_tf.prediction.study import Prediction, check_repeated, predict_study
 from tfrecord_tools.errors import InputError
@@ -25,6 +26,9 @@ class Predictor:
         vote: Mark what more than half of the models mark, instead of taking the mean.
         tta: Predict each study in mirrors too (test-time augmentation).
         min_lesion_ml: Smaller lesions are left out of the masks.
+        engine: What computes runs and `.keras` files, "auto", "tensorflow" or "openvino"; see
+            `strokeseg_tf.prediction.engines.Computing`, as for `precision`.
+        precision: "auto", "float32" or "bfloat16".
 
     Raises:
         InputError: A model cannot be loaded.
@@ -38,11 +42,19 @@ class Predictor:
         vote: bool = False,
         tta: bool = False,
         min_lesion_ml: float = 0.0,
+        engine: str = "auto",
+        precision: str = "auto",
     ):
         models = [model] if isinstance(model, str | Path) else list(model)
         if not models:
             raise InputError("a Predictor needs a model; name at least one")
-        self._predictor = load_predictors(models, vote=vote, mirrored=tta, threshold=threshold)
+        self._predictor = load_predictors(
+            models,
+            vote=vote,
+            mirrored=tta,
+            threshold=threshold,
+            computing=Computing(engine, precision),
+        )
         self._min_lesion_ml = min_lesion_ml
 
     @property

@@ -68,13 +68,17 @@ def fold(weights, norm):
         norm: Built `keras.layers.BatchNormalization` over the channels.
     """
     kernel, bias = (np.asarray(w, np.float64) for w in (*weights, np.zeros(1))[:2])
-    scale = 1 / np.sqrt(np.asarray(norm.moving_variance, np.float64) + norm.epsilon)
+    scale = 1 / np.sqrt(_float64(norm.moving_variance) + norm.epsilon)
     if norm.gamma is not None:
-        scale = scale * np.asarray(norm.gamma, np.float64)
-    bias = (bias - np.asarray(norm.moving_mean, np.float64)) * scale
+        scale = scale * _float64(norm.gamma)
+    bias = (bias - _float64(norm.moving_mean)) * scale
     if norm.beta is not None:
-        bias = bias + np.asarray(norm.beta, np.float64)
+        bias = bias + _float64(norm.beta)
     return [(kernel * scale).astype(np.float32), bias.astype(np.float32)]
+
+
+def _float64(variable):
+    return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
 
 def _is_norm(layer):

@@ -8,7 +8,7 @@ import numpy as np
 
 from strokeseg_tf.console import remark
 from strokeseg_tf.prediction.inputs import check_study
-from strokeseg_tf.preprocessing import preprocess, restore, volume_range
+from strokeseg_tf.prediction.preprocessing import preprocess, restore
 from strokeseg_tf.serving.connection import TOKEN_VARIABLE, Connection
 from strokeseg_tf.serving.endpoint import Endpoint
 from strokeseg_tf.serving.explanation import explain
@@ -46,6 +46,9 @@ class RemotePredictor:
     Raises:
         InputError: Nobody answers, or not with a model of ours, or servers have different models.
     """
+
+    #: See `strokeseg_tf.prediction.network.NetworkPredictor`.
+    computed_by = "a server"
 
     def __init__(self, endpoint: Endpoint, *, threshold=None, connection=None):
         self._endpoint, self._connection = endpoint, connection or Connection()
@@ -110,10 +113,7 @@ class RemotePredictor:
                 f"the study is larger than a message may be, and {self._endpoint} cannot take it "
                 "in parts; export the model again, or raise --max-message-mb and the server's limit"
             )
-        inputs = {
-            m: preprocess(volume, volume_range(volume), self._model.image_size).numpy()
-            for m, volume in study.items()
-        }
+        inputs = {m: preprocess(volume, self._model.image_size) for m, volume in study.items()}
         parts, start = [], 0
         count, height, width = next(iter(study.values())).shape
         at_once = min(count, self._at_once, max(1, self._limit // self._bytes_per_slice()))
@@ -129,7 +129,7 @@ class RemotePredictor:
             else:
                 start += at_once
         return {
-            m: restore(np.concatenate([p[m] for p in parts]), height, width).numpy()
+            m: restore(np.concatenate([p[m] for p in parts]), height, width)
             for m in self.modalities
         }
 

@@ -5,13 +5,8 @@ import json
 import tensorflow as tf
 
 from strokeseg_tf.models.variants import modalities_of
-from strokeseg_tf.preprocessing import (
-    MAX_PIXELS,
-    MAX_SLICES,
-    preprocess,
-    restore,
-    volume_range,
-)
+from strokeseg_tf.prediction.inputs import MAX_PIXELS, MAX_SLICES
+from strokeseg_tf.preprocessing import preprocess, restore, volume_range
 
 #: At most so many slices go through the network at once: memory stays bounded for any study.
 CHUNK = 8

@@ -1,0 +1,170 @@
+"""A `.keras` file -> OpenVINO's files: a program of its own, for Keras on another backend.
+
+The graph works on maps `(slices, channels, height, width)`, as OpenVINO's kernels do; that of
+Keras's own export is full of transpositions, and takes 1.4 to 2 times as long.
+"""
+
+import sys
+
+import numpy as np
+
+from strokeseg_tf.lean_keras import keep_optional_imports_back
+from strokeseg_tf.silent_openvino import import_openvino
+from tfrecord_tools.errors import InputError
+
+#: Exit status where the file is at fault, and the last line says why.
+REFUSED = 2
+
+
+def convert(file: str, graph: str) -> None:
+    """Write a network as it is at inference.
+
+    Args:
+        file: A `.keras` file.
+        graph: An `.xml` file to write; the weights go into a `.bin` file beside it. The network
+            takes and gives float32 `(slices, 1, size, size)`, inputs and outputs by modality.
+
+    Raises:
+        InputError: The file cannot be loaded, or has a layer that none of our networks has.
+    """
+    keep_optional_imports_back()
+    openvino = import_openvino()
+    from strokeseg_tf.runs import load_network
+
+    openvino.serialize(_graph_of(load_network(file)), graph)
+
+
+def main() -> None:
+    """`convert` what the last two arguments name."""
+    try:
+        convert(*sys.argv[-2:])
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)
+
+
+def _graph_of(network):
+    """The network as an `openvino.Model`."""
+    import openvino
+
+    layers = _Layers()
+    maps, parameters = {}, []
+    for layer in network.layers:
+        if type(layer).__name__ == "InputLayer":
+            maps[layer.name] = _parameter(layer)
+            parameters.append(maps[layer.name])
+        else:
+            maps[layer.name] = layers(layer, [maps[source] for source in _sources(layer.input)])
+    results = []
+    for name, tensor in network.output.items():
+        (source,) = _sources(tensor)
+        results.append(openvino.opset15.result(maps[source]))
+        results[-1].output(0).set_names({f"{name}_logits"})
+    return openvino.Model(results, parameters, "strokeseg")
+
+
+def _sources(tensors) -> list[str]:
+    """Names of the layers that tensors come from."""
+    from keras import tree
+
+    return [tensor._keras_history.operation.name for tensor in tree.flatten(tensors)]
+
+
+def _parameter(layer):
+    import openvino
+
+    height, width, channels = layer.output.shape[1:]
+    parameter = openvino.opset15.parameter(
+        [-1, channels, height, width], openvino.Type.f32, layer.name
+    )
+    parameter.output(0).set_names({layer.name})
+    return parameter
+
+
+class _Layers:
+    """OpenVINO's operations for the layers that our networks have."""
+
+    def __init__(self):
+        import openvino
+
+        self._ops = openvino.opset15
+
+    def __call__(self, layer, inputs):
+        """What the layer makes of its inputs, at inference."""
+        kind = type(layer).__name__
+        build = getattr(self, f"_{kind.lower()}", None)
+        if build is None:
+            raise InputError(f"layer {layer.name} is a {kind}, which none of our networks has")
+        return build(layer, *inputs)
+
+    def _conv2d(self, layer, x):
+        kernel, *bias = layer.get_weights()
+        same = layer.padding == "same"
+        x = self._ops.convolution(
+            x,
+            kernel.transpose(3, 2, 0, 1).astype(np.float32),
+            list(layer.strides),
+            [0, 0],
+            [0, 0],
+            list(layer.dilation_rate),
+            auto_pad="same_upper" if same else "valid",
+        )
+        if bias:
+            x = self._ops.add(x, _by_channel(bias[0]))
+        return self._activated(layer, x)
+
+    def _activated(self, layer, x):
+        name = layer.activation.__name__
+        if name not in ("linear", "sigmoid"):
+            raise InputError(f"layer {layer.name} ends in {name}, which none of our networks has")
+        return self._ops.sigmoid(x) if name == "sigmoid" else x
+
+    def _batchnormalization(self, layer, x):
+        if not (layer.center and layer.scale):
+            raise InputError(f"layer {layer.name} does not scale, as all of our networks do")
+        gamma, beta, mean, variance = (w.astype(np.float32) for w in layer.get_weights())
+        return self._ops.batch_norm_inference(x, gamma, beta, mean, variance, layer.epsilon)
+
+    def _relu(self, layer, x):
+        return self._ops.relu(x)
+
+    def _dropout(self, layer, x):
+        return x
+
+    def _add(self, layer, *inputs):
+        return self._ops.add(*inputs)
+
+    def _multiply(self, layer, *inputs):
+        return self._ops.multiply(*inputs)
+
+    def _concatenate(self, layer, *inputs):
+        return self._ops.concat(list(inputs), 1)
+
+    def _averagepooling2d(self, layer, x):
+        size, strides = list(layer.pool_size), list(layer.strides)
+        return self._ops.avg_pool(x, strides, [0, 0], [0, 0], size, True, auto_pad="valid")
+
+    def _maxpooling2d(self, layer, x):
+        size, strides = list(layer.pool_size), list(layer.strides)
+        pooled = self._ops.max_pool(
+            x, strides, [1, 1], [0, 0], [0, 0], size, auto_pad="valid", index_element_type="i64"
+        )
+        return pooled.output(0)
+
+    def _upsampling2d(self, layer, x):
+        if layer.interpolation != "nearest":
+            raise InputError(f"layer {layer.name} does not repeat pixels, as our networks do")
+        scales = np.array(layer.size, np.float32)
+        return self._ops.interpolate(
+            x,
+            scales,
+            mode="nearest",
+            shape_calculation_mode="scales",
+            axes=[2, 3],
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+
+
+def _by_channel(values):
+    return values.astype(np.float32).reshape(1, -1, 1, 1)
