@@ -69,7 +69,12 @@ def test_arrays_are_prepared_and_restored_as_graphs_do(shape, size):
 
 
 @pytest.mark.parametrize(
-    ("variant", "precision"), [*((v, "float32") for v in VARIANTS), ("dual_v1", "bfloat16")]
+    ("variant", "precision"),
+    [
+        ("unimodal", "float32"),
+        ("dual_v1", "bfloat16"),
+        *(pytest.param(v, "float32", marks=pytest.mark.slow) for v in sorted(VARIANTS)[:3]),
+    ],
 )
 def test_engines_give_the_same_probabilities(tmp_path, study, variant, precision):
     path = write_network(tmp_path / "network.keras", variant, precision)

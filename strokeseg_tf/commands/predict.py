@@ -104,8 +104,8 @@ def add_arguments(parser):
     computing.add_argument(
         "--precision",
         default="auto",
-        help="float32, bfloat16, or auto: bfloat16 where the CPU multiplies it; masks differ by a "
-        "voxel here and there then (default: auto)",
+        help="float32, bfloat16, or auto: bfloat16 with OpenVINO on CPUs that multiply it, which "
+        "turns a voxel here and there at the edge of a lesion (default: auto)",
     )
     parser.add_argument(
         "--layout",

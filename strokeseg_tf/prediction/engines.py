@@ -23,8 +23,8 @@ class Computing:
     Attributes:
         engine: "openvino", "tensorflow", or "auto": OpenVINO where it is installed and there is no
             GPU.
-        precision: "float32", "bfloat16", or "auto": bfloat16 where there is no GPU and the CPU
-            multiplies it.
+        precision: "float32", "bfloat16", or "auto": bfloat16 with OpenVINO on CPUs that multiply
+            it. TensorFlow rounds the whole network, and masks lose more than twice as much.
     """
 
     engine: str = "auto"
@@ -44,7 +44,7 @@ class Computing:
             fit = importlib.util.find_spec("openvino") and not may_have_gpu()
             engine = "openvino" if fit else "tensorflow"
         if precision == "auto":
-            fit = cpu_multiplies_bfloat16() and not (engine == "tensorflow" and may_have_gpu())
+            fit = engine == "openvino" and cpu_multiplies_bfloat16()
             precision = "bfloat16" if fit else "float32"
         return Computing(engine, precision)
 

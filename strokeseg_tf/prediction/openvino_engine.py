@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from strokeseg_tf.prediction.network import batch_size_of
-from strokeseg_tf.prediction.openvino_conversion import REFUSED
+from strokeseg_tf.prediction.openvino_conversion import OUT, REFUSED
 from strokeseg_tf.silent_openvino import import_openvino
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.study_files import MODALITIES
 
-#: OpenVINO's names of our precisions.
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+#: Precision of each part, see `convert`. Without the hint OpenVINO would turn to half precision by
+#: itself where the CPU has it.
+HINTS = {"float32": ("f32",), "bfloat16": ("f32", "bf16", "f32")}
 
 #: Batches of 8 take 0.9 of the time, but studies seldom have a multiple of 8 slices.
 SLICES = 4
@@ -38,7 +39,8 @@ class OpenVinoEngine:
 
     Args:
         file: A `.keras` file.
-        precision: "float32", or "bfloat16", in which kernels and feature maps are rounded.
+        precision: "float32" or "bfloat16", see
+            `strokeseg_tf.prediction.openvino_conversion.convert`.
 
     Raises:
         InputError: The file cannot be loaded, or OpenVINO cannot compute it.
@@ -46,22 +48,19 @@ class OpenVinoEngine:
 
     def __init__(self, file: Path, precision: str = "float32"):
         openvino = import_openvino()
-        core = openvino.Core()
+        self._core, self._precision = openvino.Core(), precision
         # The files vanish.
-        core.set_property({"ENABLE_MMAP": False})
+        self._core.set_property({"ENABLE_MMAP": False})
         with tempfile.TemporaryDirectory(prefix="strokeseg-") as folder:
-            graph = Path(folder) / "network.xml"
-            _convert(file, graph)
-            network = core.read_model(graph)
-        names = [tensor.any_name for tensor in network.inputs]
+            _convert(file, folder, precision)
+            graphs = sorted(Path(folder).glob("*.xml"))
+            self._parts = [self._core.read_model(graph) for graph in graphs]
+        names = [tensor.any_name for tensor in self._parts[0].inputs]
         self.modalities = tuple(m for m in MODALITIES if m in names)
-        self.size = network.inputs[0].partial_shape[2].get_length()
-        self.batch_size = min(batch_size_of(_map_elements(network)), SLICES)
+        self.size = self._parts[0].inputs[0].partial_shape[2].get_length()
+        self.batch_size = min(batch_size_of(_map_elements(self._parts)), SLICES)
         version = openvino.__version__.partition("-")[0]
         self.name = f"OpenVINO {version}, {precision}"
-        self._core, self._network = core, network
-        # Without the hint it would turn to half precision by itself where the CPU has it.
-        self._hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
         self._compiled, self._turn = {}, threading.Lock()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -70,32 +69,43 @@ class OpenVinoEngine:
         shape = (-1, 1, self.size, self.size)
         maps = {m: np.reshape(x, shape) for m, x in inputs.items()}
         with self._turn:
-            outputs = self._compiled_for(len(maps[self.modalities[0]]))(maps)
+            for part in self._compiled_for(len(maps[self.modalities[0]])):
+                outputs = part(maps, share_inputs=True, share_outputs=True)
+                maps = {port.any_name.removesuffix(OUT): x for port, x in outputs.items()}
             return {
-                m: np.array(outputs[f"{m}_logits"]).reshape(-1, self.size, self.size, 1)
-                for m in self.modalities
+                m: np.array(maps[m]).reshape(-1, self.size, self.size, 1) for m in self.modalities
             }
 
     def _compiled_for(self, slices: int):
-        """The network for batches of one size: computed in 0.7 of the time of any size."""
+        """The parts for batches of one size: computed in 0.7 of the time of any size."""
         if slices not in self._compiled:
-            network = self._network.clone()
-            network.reshape(dict.fromkeys(self.modalities, [slices, 1, self.size, self.size]))
-            self._compiled[slices] = self._core.compile_model(network, "CPU", self._hints)
+            self._compiled[slices] = [
+                self._core.compile_model(
+                    _in_batches(part, slices), "CPU", {"INFERENCE_PRECISION_HINT": hint}
+                )
+                for part, hint in zip(self._parts, HINTS[self._precision], strict=True)
+            ]
         return self._compiled[slices]
 
 
-def _map_elements(network):
-    """Values of each feature map, of one slice."""
-    for operation in network.get_ordered_ops():
-        for output in operation.outputs():
-            shape = output.partial_shape
-            if shape.rank.is_static and len(shape) == 4 and shape[0].is_dynamic:
-                yield math.prod(d.get_length() for d in list(shape)[1:] if d.is_static)
+def _in_batches(network, slices: int):
+    network = network.clone()
+    shapes = {tensor.any_name: list(tensor.partial_shape) for tensor in network.inputs}
+    network.reshape({name: [slices, *shape[1:]] for name, shape in shapes.items()})
+    return network
 
 
-def _convert(file: Path, graph: Path) -> None:
-    command = [sys.executable, "-c", CONVERSION, json.dumps(sys.path), str(file), str(graph)]
+def _map_elements(networks):
+    """Values of each feature map of one slice."""
+    for network in networks:
+        for operation in network.get_ordered_ops():
+            shape = operation.output(0).partial_shape if operation.outputs() else ()
+            if len(shape) == 4 and shape[0].is_dynamic:
+                yield math.prod(axis.get_length() for axis in list(shape)[1:])
+
+
+def _convert(file: Path, folder: str, precision: str) -> None:
+    command = [sys.executable, "-c", CONVERSION, json.dumps(sys.path), str(file), folder, precision]
     environment = os.environ | {"KERAS_BACKEND": "openvino"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
