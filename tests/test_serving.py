@@ -11,6 +11,7 @@ import tensorflow as tf
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.loading import SavedModelPredictor, load_predictor
 from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.prediction.engines import Computing
 from strokeseg_tf.preprocessing import preprocess, restore, volume_range
 from strokeseg_tf.runs import Run
 from strokeseg_tf.serving.export import export
@@ -65,7 +66,10 @@ def study():
 
 
 def test_served_probabilities_equal_those_of_predict(run, loaded, shards):
-    predictor, signature = load_predictor(run.folder), loaded
+    predictor, signature = (
+        load_predictor(run.folder, computing=Computing(precision="float32")),
+        loaded,
+    )
     for study in read_studies(shards, "test"):
         here, there = predictor.predict(study.images), signature.predict(study.images)
         for modality in here:

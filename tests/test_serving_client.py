@@ -25,6 +25,7 @@ from tf_serving import Models, ModelServer, make_certificate
 from strokeseg_tf.cli import main
 from strokeseg_tf.cohort import predict_cohort
 from strokeseg_tf.loading import load_predictor
+from strokeseg_tf.prediction.engines import Computing
 from strokeseg_tf.runs import load_network
 from strokeseg_tf.serving.connection import TOKEN_VARIABLE, Connection
 from strokeseg_tf.serving.endpoint import Endpoint, parse_endpoint
@@ -112,7 +113,7 @@ def server(models):
 
 @pytest.fixture(scope="module")
 def local(folder):
-    return load_predictor(folder / "run")
+    return load_predictor(folder / "run", computing=Computing(precision="float32"))
 
 
 @pytest.fixture(scope="module")

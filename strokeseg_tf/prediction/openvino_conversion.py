@@ -20,11 +20,11 @@ REFUSED = 2
 
 
 def convert(file: str, folder: str, precision: str) -> None:
-    """Write a network as it is at inference: `0.xml` and so on, each with its weights in a `.bin`.
+    """Write a network as it is at inference: `0-f32.xml` and so on, weights in a `.bin` for each.
 
     In float32 it is one graph. For bfloat16 it is cut in three: the first level of the encoders,
     the bulk, and the heads. Rounded in the bulk alone (0.9 of the arithmetic), masks lose less than
-    half of what they lose otherwise; the first and the last part are to be computed in float32.
+    half of what they lose otherwise. OpenVINO's name of its precision stands in a part's name.
 
     The first graph takes float32 `(slices, 1, size, size)` by modality, the last gives the logits
     so; between them go feature maps by name of their layer. Outputs have `OUT` after their name.
@@ -42,9 +42,10 @@ def convert(file: str, folder: str, precision: str) -> None:
     from strokeseg_tf.runs import load_network
 
     network = load_network(file)
-    parts = [network.layers] if precision == "float32" else _cut(network)
-    for number, part in enumerate(parts):
-        openvino.serialize(_graph_of(part, network), f"{folder}/{number}.xml")
+    parts = [("f32", network.layers)] if precision == "float32" else _cut(network)
+    for number, (hint, part) in enumerate(parts):
+        if part:
+            openvino.serialize(_graph_of(part, network), f"{folder}/{number}-{hint}.xml")
 
 
 def main() -> None:
@@ -56,18 +57,19 @@ def main() -> None:
         sys.exit(REFUSED)
 
 
-def _cut(network) -> list[list]:
-    """The layers before the first pooling, the bulk, and the heads."""
+def _cut(network) -> list[tuple[str, list]]:
+    """Precision and layers: before the first pooling, the bulk, and the heads."""
     size = next(iter(network.input.values())).shape[1]
     heads = set(_sources(network.output))
     early = set()
     for layer in network.layers:
         if early.issuperset(_sources_of(layer)) and layer.output.shape[1] == size:
             early.add(layer.name)
+    early -= heads
     return [
-        [layer for layer in network.layers if layer.name in early],
-        [layer for layer in network.layers if layer.name not in early | heads],
-        [layer for layer in network.layers if layer.name in heads],
+        ("f32", [layer for layer in network.layers if layer.name in early]),
+        ("bf16", [layer for layer in network.layers if layer.name not in early | heads]),
+        ("f32", [layer for layer in network.layers if layer.name in heads]),
     ]
 
 

@@ -18,10 +18,6 @@ from strokeseg_tf.silent_openvino import import_openvino
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.study_files import MODALITIES
 
-#: Precision of each part, see `convert`. Without the hint OpenVINO would turn to half precision by
-#: itself where the CPU has it.
-HINTS = {"float32": ("f32",), "bfloat16": ("f32", "bf16", "f32")}
-
 #: Batches of 8 take 0.9 of the time, but studies seldom have a multiple of 8 slices.
 SLICES = 4
 
@@ -48,13 +44,15 @@ class OpenVinoEngine:
 
     def __init__(self, file: Path, precision: str = "float32"):
         openvino = import_openvino()
-        self._core, self._precision = openvino.Core(), precision
+        self._core = openvino.Core()
         # The files vanish.
         self._core.set_property({"ENABLE_MMAP": False})
         with tempfile.TemporaryDirectory(prefix="strokeseg-") as folder:
             _convert(file, folder, precision)
             graphs = sorted(Path(folder).glob("*.xml"))
             self._parts = [self._core.read_model(graph) for graph in graphs]
+            # Unasked, OpenVINO would turn to half precision where the CPU has it.
+            self._hints = [graph.stem.partition("-")[2] for graph in graphs]
         names = [tensor.any_name for tensor in self._parts[0].inputs]
         self.modalities = tuple(m for m in MODALITIES if m in names)
         self.size = self._parts[0].inputs[0].partial_shape[2].get_length()
@@ -83,7 +81,7 @@ class OpenVinoEngine:
                 self._core.compile_model(
                     _in_batches(part, slices), "CPU", {"INFERENCE_PRECISION_HINT": hint}
                 )
-                for part, hint in zip(self._parts, HINTS[self._precision], strict=True)
+                for part, hint in zip(self._parts, self._hints, strict=True)
             ]
         return self._compiled[slices]
 
