@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from strokeseg_tf.config import Config
+from strokeseg_tf.prediction.familiarity import check_ranges
 from tfrecord_tools.atomic import write_text
 from tfrecord_tools.errors import InputError
 
@@ -74,8 +75,7 @@ class Run:
             return None
         try:
             summary = json.loads(self.training_data_file.read_text(encoding="utf-8"))
-            if not all(low <= high for low, high in summary["features"].values()):
-                raise ValueError("a range ends before it begins")
+            check_ranges(summary)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{self.training_data_file} is damaged: {error}") from error
         return summary

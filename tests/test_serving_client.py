@@ -77,6 +77,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     run = make_run(folder / "run")
     run.write_threshold({"threshold": 0.45, "split": "validation", "rater": "r1"})
+    run.write_training_data({"studies": 3, "features": {"slice distance (mm)": [90, 100]}})
     first = export(run.folder, folder / "strokeseg")
     shutil.copytree(first, folder / "strokeseg" / "2")
     for name, model in OTHERS.items():
@@ -723,9 +724,20 @@ def here(local, cohort, tmp_path_factory):
 
 
 def without_alarms(text):
-    """What is told on standard error beside alarms: an untrained network marks nothing."""
+    """What is told on standard error beside alarms: there are some of this untrained network."""
     lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if "nothing is marked on" not in line)
+    return "".join(line for line in lines if "look at this: " not in line)
+
+
+@both_protocols
+def test_a_study_unlike_the_training_data_is_told_of_by_served_models_too(
+    protocol, server, local, cohort, tmp_path
+):
+    with connect(protocol, server) as remote:
+        assert remote.training_data == local.training_data is not None
+        result = predict_cohort(remote, find_studies(cohort)[:1], tmp_path / "out", model="m")
+    (entry,) = result["studies"].values()
+    assert "unlike training" in {alarm["code"] for alarm in entry["alarms"]}
 
 
 @both_protocols

@@ -70,6 +70,16 @@ def summarise(features: Iterable[Mapping[str, float]]) -> dict:
     return {"studies": len(features), "features": ranges}
 
 
+def check_ranges(training: Mapping) -> None:
+    """Refuse what `summarise` cannot have written.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: It is that.
+    """
+    if not all(low <= high for low, high in training["features"].values()):
+        raise ValueError("a range ends before it begins")
+
+
 def unfamiliar(features: Mapping[str, float], training: Mapping) -> dict[str, str]:
     """What of a study is unlike the training studies: a few words by feature.
 

@@ -56,7 +56,7 @@ def _served_by(server, version, within_s) -> ServedModel:
     answer = server.predict(request, max(end - time.monotonic(), 0.1))
     try:
         return model.with_facts(parse_description(answer["description"].item()))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Refusal(Kind.FOREIGN, f"its description cannot be read ({error!r})") from error
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from strokeseg_tf.prediction.familiarity import check_ranges
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.shards import sha256_of
 
@@ -57,7 +58,7 @@ def read_description(folder: Path) -> dict:
         raise InputError(
             f"{folder} has no {DESCRIPTION}; name a folder that strokeseg-tf export wrote"
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}); export the run anew") from error
 
 
@@ -65,11 +66,14 @@ def parse_description(text: str) -> dict:
     """A description from its JSON.
 
     Raises:
-        ValueError, TypeError, KeyError: It is none, or its threshold no probability.
+        ValueError, TypeError, KeyError, AttributeError: It is none, its threshold no probability,
+            or its training data are damaged.
     """
     description = json.loads(text)
     if not 0 < description["threshold"] < 1:
         raise ValueError(f"{description['threshold']} is no probability")
+    if description.get("training_data") is not None:
+        check_ranges(description["training_data"])
     return description
 
 

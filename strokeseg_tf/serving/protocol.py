@@ -67,6 +67,7 @@ class ServedModel:
             description, and None where it has none or an older one.
         precision: The export's arithmetic.
         weights_sha256: Checksum of the weights that were exported.
+        training_data: See `strokeseg_tf.prediction.familiarity.summarise`.
     """
 
     version: int
@@ -76,6 +77,7 @@ class ServedModel:
     threshold: float | None = None
     precision: str | None = None
     weights_sha256: str | None = None
+    training_data: Mapping | None = None
 
     @classmethod
     def from_signatures(cls, version, signatures: Mapping) -> "ServedModel":
@@ -106,4 +108,5 @@ class ServedModel:
             threshold=description["threshold"],
             precision=description.get("precision"),
             weights_sha256=description.get("weights_sha256"),
+            training_data=description.get("training_data"),
         )

@@ -60,6 +60,7 @@ class RemotePredictor:
             raise explain(refusal, endpoint, self._connection, greeting.version) from refusal
         self._model = greeting.model
         self.version, self.modalities = self._model.version, self._model.modalities
+        self.training_data = self._model.training_data
         # What may be sent, in bytes and in slices of `preprocessed`; they fall where a server
         # takes less, so that the next study is not refused again.
         self._limit = int(self._connection.max_message_mb * 2**20)
