@@ -16,6 +16,7 @@ import pytest
 from strokeseg_tf.config import PAPER_CODE, SMALL
 from strokeseg_tf.engine.history import mean_dice, read_history
 from strokeseg_tf.losses import build_loss
+from strokeseg_tf.prediction.engines import Computing
 from strokeseg_tf.runs import Run
 from strokeseg_tf.training import fit
 from strokeseg_tf.validation import validate
@@ -82,7 +83,8 @@ def test_kept_weights_are_those_of_the_best_epoch(run, shards):
     from strokeseg_tf.loading import load_predictor
 
     best = max(read_history(run), key=mean_dice)
-    predictor = load_predictor(run.folder, threshold=0.5)  # That of the history.
+    exact = Computing(precision="float32")
+    predictor = load_predictor(run.folder, threshold=0.5, computing=exact)  # As in the history.
     scores = validate(predictor, build_loss(TINY.loss), shards, "validation", "r1")
     for name, value in scores.items():
         assert value == pytest.approx(best[name], abs=1e-5), name
@@ -96,7 +98,8 @@ def test_the_threshold_that_is_kept_is_the_best_on_the_validation_studies(run, s
     assert run.read_threshold() == chosen["threshold"] == load_predictor(run.folder).threshold
     assert at[chosen["threshold"]] == max(at.values())
     for threshold in (0.5, chosen["threshold"]):
-        predictor = load_predictor(run.folder, threshold=threshold)
+        exact = Computing(precision="float32")
+        predictor = load_predictor(run.folder, threshold=threshold, computing=exact)
         scores = validate(predictor, build_loss(TINY.loss), shards, "validation", "r1")
         assert at[threshold] == pytest.approx(mean_dice(scores))
 
