@@ -85,14 +85,16 @@ def load_slices(folder, split, *, modalities, rater, size):
     shape = (count, size, size, len(modalities))
     slices = Slices(_empty(shape, np.float32), _empty(shape, bool), np.empty(count, object))
     start = 0
+
+    @tf.function(autograph=False)  # Traced once for all shards.
+    def preprocess_pair(pair):
+        return _preprocess_pair(pair, modalities, rater, size)
+
     try:
         for pairs in shard_slice_pairs(folder, split):
             preprocessed = (
                 pairs.filter(lambda pair: tf.reduce_any(pair["study"] == usable))
-                .map(
-                    lambda pair: _preprocess_pair(pair, modalities, rater, size),
-                    num_parallel_calls=tf.data.AUTOTUNE,
-                )
+                .map(preprocess_pair, num_parallel_calls=tf.data.AUTOTUNE)
                 .batch(32)
                 .prefetch(1)
             )

@@ -20,6 +20,7 @@ from strokeseg_tf.engine.callbacks import (
     SeededDropout,
 )
 from strokeseg_tf.engine.curves import draw_curves
+from strokeseg_tf.engine.disk import telling_of_a_full_disk
 from strokeseg_tf.engine.distribution import (
     build_strategy,
     check_batch_size,
@@ -109,7 +110,8 @@ def fit(
         if cluster.writes:
             _write_environment(run, info, origin)
         devices = cluster, strategy
-        history = _train(cache, run, config, split, history, verbose, callbacks, devices, trial)
+        with telling_of_a_full_disk(run.folder):
+            history = _train(cache, run, config, split, history, verbose, callbacks, devices, trial)
         if cluster.writes and not trial:
             draw_curves(history, run.curves_file)
     if not cluster.writes:

@@ -1,5 +1,6 @@
 """Training: what a run folder holds, resuming, refusals."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -48,17 +48,15 @@ def weights_of(run):
 def last_state_of(run):
     """Weights, moments and averages after the last epoch, by name."""
     (checkpoint,) = run.checkpoints.iterdir()
-    state = {}
-    with h5py.File(checkpoint) as file:
-        file.visititems(lambda n, o: state.update({n: o[()]}) if hasattr(o, "shape") else None)
-    return state
+    with np.load(checkpoint) as state:
+        return dict(state)
 
 
 def test_run_folder_holds_what_the_contract_names(run):
     files = (run.config_file, run.model_file, run.history_file, run.environment_file)
     for path in (*files, run.training_data_file, run.curves_file):
         assert path.is_file()
-    assert {path.name for path in run.checkpoints.iterdir()} == {"epoch-00003.weights.h5"}
+    assert {path.name for path in run.checkpoints.iterdir()} == {"epoch-00003.npz"}
     assert any(run.logs.rglob("events.out.tfevents.*"))
     assert run.read_config() == TINY
 
@@ -138,6 +136,12 @@ def start_training(shards, folder, config, **options):
     return subprocess.Popen([sys.executable, "-c", program, *arguments])
 
 
+def wait_for_history(run):
+    deadline = time.monotonic() + 120
+    while not run.history_file.is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_as_if_undisturbed(run, shards, tmp_path):
     """Kill -9 after the first epoch; to the bit, with averaged weights, clipping and dropout."""
@@ -151,9 +155,7 @@ def test_a_killed_run_resumes_as_if_undisturbed(run, shards, tmp_path):
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
     assert start_training(shards, whole.folder, config).wait() == 0
     process = start_training(shards, killed.folder, config)
-    deadline = time.monotonic() + 120
-    while not killed.history_file.is_file() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_history(killed)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert 1 <= len(read_history(killed)) < 4
@@ -168,6 +170,34 @@ def test_a_killed_run_resumes_as_if_undisturbed(run, shards, tmp_path):
     assert states[0].keys() == states[1].keys()
     for name, one in states[0].items():
         np.testing.assert_array_equal(states[1][name], one, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_loses_nothing(shards, small_disk):
+    place, remount = small_disk
+    remount("size=16m")
+    run, settings = Run(place / "run"), place / "settings.json"
+    settings.write_text(json.dumps(TINY.replace(training={"epochs": 60}).to_dict()))
+    line = ["fit", str(shards), "--run", str(run.folder), "--config", str(settings)]
+    command = [sys.executable, "-m", "strokeseg_tf.cli", *line]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for_history(run)
+    with contextlib.suppress(OSError), open(place / "filler", "wb") as filler:
+        while True:
+            filler.write(bytes(4096))
+            filler.flush()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2, errors
+    last = errors.splitlines()[-1]
+    assert "No space left on device" in last and "--resume" in last, errors
+    before = read_history(run)
+    assert 1 <= len(before) < 60
+    with np.load(run.checkpoints / f"epoch-{len(before):05d}.npz") as state:
+        assert all(np.isfinite(state[name]).all() for name in state)
+    assert np.isfinite(weights_of(run)[0]).all()
+    (place / "filler").unlink()
+    assert subprocess.run([*command, "--resume"]).returncode == 0
+    assert read_history(run)[: len(before)] == before and len(read_history(run)) == 60
 
 
 def test_resuming_with_other_settings_names_the_difference(run, shards):

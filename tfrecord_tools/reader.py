@@ -1,5 +1,6 @@
 """Shards -> `tf.data` of native slice pairs, or whole studies."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,9 +79,17 @@ def shard_slice_pairs(folder: str | Path, split: str) -> Iterator:
         with open_shard(path, shard) as local:
             yield (
                 _serialised([local])
-                .map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+                .map(_traced_parse(), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
                 .apply(tf.data.experimental.assert_cardinality(shard["records"]))
             )
+
+
+@functools.cache
+def _traced_parse():
+    """`parse`, traced once for all shards."""
+    import tensorflow as tf
+
+    return tf.function(parse, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
 
 
 #: Bytes of a shard that are read at once.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from strokeseg_tf.engine.checkpoint import load_state, save_state
 from strokeseg_tf.engine.history import mean_dice, to_csv
 from strokeseg_tf.runs import Run
 from tfrecord_tools.atomic import write_text
@@ -36,7 +37,7 @@ class RunRecorder(keras.callbacks.Callback):
     def restore(self, trainer):
         """Load the state after the last epoch of the history."""
         trainer.optimizer.build(trainer.trainable_variables)
-        trainer.load_weights(self._checkpoint(len(self.history)))
+        load_state(trainer, self._checkpoint(len(self.history)))
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1} | {key: float(value) for key, value in logs.items()}
@@ -55,7 +56,7 @@ class RunRecorder(keras.callbacks.Callback):
         epochs = len(self.history)
         self._save_best()
         self._run.checkpoints.mkdir(exist_ok=True)
-        _save_whole(self._checkpoint(epochs), self.model.save_weights)
+        _save_whole(self._checkpoint(epochs), lambda path: save_state(self.model, path))
         write_text(self._run.history_file, to_csv(self.history))
         self._checkpoint(self._kept).unlink(missing_ok=True)
         self._kept, self._kept_at = epochs, time.monotonic()
@@ -70,7 +71,7 @@ class RunRecorder(keras.callbacks.Callback):
             self._best = None
 
     def _checkpoint(self, epochs):
-        return self._run.checkpoints / f"epoch-{epochs:05d}.weights.h5"
+        return self._run.checkpoints / f"epoch-{epochs:05d}.npz"
 
 
 def _save_whole(path: Path, save):
