@@ -2,7 +2,8 @@
 
 Slices of phantoms, read from shards, go through the paper's full list, each transform at p = 0.5.
 The pipelines take turns in one process on two cores: `training_batches` without augmentation and
-with either engine, and albumentations as its users put it into `tf.data`, a slice pair a call.
+with either engine, and albumentations, MONAI and batchgeneratorsv2 (where they are installed) as
+their users put them into `tf.data`, a slice pair a call.
 Medians are printed by the clock and by processor time, the fairer on a shared machine.
 
 With `--step`, the claim that the model never waits: a training step of the `small` Dual V1 on the
@@ -12,6 +13,7 @@ same slices through both engines, under a grid.
 
 import argparse
 import dataclasses
+import functools
 import os
 import statistics
 import tempfile
@@ -23,6 +25,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 import tensorflow as tf
+from augmentation_peers import installed_peers
 from reading import SPLIT, write_shards
 
 from strokeseg_tf.augmentation.engines import ENGINES, build_augmenter
@@ -47,12 +50,17 @@ def whole_pipeline(slices, epochs, settings, batch_size=BATCH):
     )
 
 
-def pair_by_pair(slices, epochs):
-    """What users of albumentations write: a pair a `tf.numpy_function`, then batches."""
+def albumentations_augmenter():
+    """The reference as its users would call it."""
     augment = build_augmenter(full_list(engine="albumentations"), seed=0)
+    return lambda images, masks: augment(images, masks, 0, 0)
+
+
+def pair_by_pair(slices, augment):
+    """What users of `augment(images, masks)` write: a pair a `tf.numpy_function`, then batches."""
 
     def load(index):
-        return augment(slices.images[index], slices.masks[index], 0, index)
+        return augment(slices.images[index], slices.masks[index])
 
     def load_tensors(index):
         pair = tf.numpy_function(load, [index], (tf.float32, tf.bool), stateful=False)
@@ -65,7 +73,6 @@ def pair_by_pair(slices, epochs):
 
     return (
         tf.data.Dataset.range(len(slices))
-        .repeat(epochs)
         .map(load_tensors, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(BATCH, drop_remainder=True)
         .map(by_modality)
@@ -86,8 +93,10 @@ def measure_rates(slices, rounds):
         "no augmentation": lambda: whole_pipeline(slices, 8, full_list(probability=0.0)),
         "fast": lambda: whole_pipeline(slices, 4, full_list()),
         "albumentations": lambda: whole_pipeline(slices, 1, full_list(engine="albumentations")),
-        PAIR_BY_PAIR: lambda: pair_by_pair(slices, 1),
+        PAIR_BY_PAIR: lambda: pair_by_pair(slices, albumentations_augmenter()),
     }
+    for title, augment in installed_peers(slices.images.shape[1]).items():
+        pipelines[f"{title}, a pair a call"] = functools.partial(pair_by_pair, slices, augment)
     for pipeline in pipelines.values():
         next(iter(pipeline()))
     found = [{n: pairs_per_second(make()) for n, make in pipelines.items()} for _ in range(rounds)]

@@ -130,3 +130,24 @@ def test_two_workers_train_as_one_and_go_on_after_one_was_killed(shards, tmp_pat
     assert 1 <= before < 40
     end_well(start_workers(2, shards, killed, longer, "--resume"))
     assert len(read_history(Run(killed))) == 40
+
+
+WAIT_ALONE = """
+from strokeseg_tf.engine.distribution import build_strategy, read_cluster
+from tfrecord_tools.errors import InputError
+import os
+try:
+    build_strategy(read_cluster(), wait_seconds=3)
+except InputError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_whose_first_one_never_starts_says_so():
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    environment = os.environ | tf_config(cluster, "worker", 1)
+    command = [sys.executable, "-c", WAIT_ALONE]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert "of 2 workers not all were there after 3 s" in result.stdout, result.stderr

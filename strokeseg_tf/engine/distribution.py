@@ -62,19 +62,53 @@ def read_cluster(environment: Mapping = os.environ) -> Cluster:
     return Cluster(chiefs + workers, position)
 
 
-def build_strategy(cluster: Cluster):
+#: How long workers wait for each other to start: images are pulled, queues are stood in.
+WAIT_SECONDS = 15 * 60
+
+
+def build_strategy(cluster: Cluster, wait_seconds=WAIT_SECONDS):
     """TensorFlow's strategy for the cluster and this machine's GPUs; None for a single device.
 
     Several workers wait here for each other.
+
+    Raises:
+        InputError: Not all of them came in time.
     """
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
 
     if cluster.count > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _join(cluster, wait_seconds)
     several = len(tf.config.list_physical_devices("GPU")) > 1
     return tf.distribute.MirroredStrategy() if several else None
+
+
+def _join(cluster, wait_seconds):
+    """The strategy of several workers; TensorFlow by itself would wait for an hour."""
+    import tensorflow as tf
+    from tensorflow.python.distribute import multi_worker_util
+    from tensorflow.python.eager import context
+    from tensorflow.tsl.protobuf import coordination_config_pb2
+
+    # As MultiWorkerMirroredStrategy does where nobody has done it before, but with a time.
+    spec = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=multi_worker_util.coordination_leader(spec),
+        cluster_register_timeout_in_ms=int(1000 * wait_seconds),
+        coordinated_jobs=[
+            coordination_config_pb2.CoordinatedJob(name=job, num_tasks=spec.num_tasks(job))
+            for job in spec.jobs
+        ],
+    )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise InputError(
+            f"of {cluster.count} workers not all were there after {wait_seconds:.0f} s; start one "
+            "for each address of TF_CONFIG, within reach of the others"
+        ) from error
 
 
 def scope(strategy):
