@@ -8,8 +8,10 @@ one validates and writes the run folder.
 
 import contextlib
 import dataclasses
+import faulthandler
 import json
 import os
+import sys
 from collections.abc import Mapping
 
 import keras
@@ -64,6 +66,8 @@ def read_cluster(environment: Mapping = os.environ) -> Cluster:
 
 #: How long workers wait for each other to start: images are pulled, queues are stood in.
 WAIT_SECONDS = 15 * 60
+#: How much later the process ends where TensorFlow does not notice.
+GRACE_SECONDS = 20
 
 
 def build_strategy(cluster: Cluster, wait_seconds=WAIT_SECONDS):
@@ -85,7 +89,11 @@ def build_strategy(cluster: Cluster, wait_seconds=WAIT_SECONDS):
 
 
 def _join(cluster, wait_seconds):
-    """The strategy of several workers; TensorFlow by itself would wait for an hour."""
+    """The strategy of several workers; TensorFlow by itself would wait for an hour.
+
+    Now and then it does not keep the time it was given, and holds Python's lock meanwhile: then
+    the process ends, with where it stood on standard error.
+    """
     import tensorflow as tf
     from tensorflow.python.distribute import multi_worker_util
     from tensorflow.python.eager import context
@@ -102,6 +110,13 @@ def _join(cluster, wait_seconds):
             for job in spec.jobs
         ],
     )
+    print(
+        f"strokeseg-tf: waiting for {cluster.count} workers, at most {wait_seconds / 60:.3g} min",
+        file=sys.stderr,
+        flush=True,
+    )
+    late = wait_seconds + GRACE_SECONDS
+    faulthandler.dump_traceback_later(late, exit=True, file=sys.__stderr__)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
@@ -109,6 +124,8 @@ def _join(cluster, wait_seconds):
             f"of {cluster.count} workers not all were there after {wait_seconds:.0f} s; start one "
             "for each address of TF_CONFIG, within reach of the others"
         ) from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def scope(strategy):
