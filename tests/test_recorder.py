@@ -13,6 +13,8 @@ def test_the_model_is_that_of_the_best_epoch_and_the_checkpoint_that_of_the_last
     pause_seconds, tmp_path
 ):
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    network.compile("sgd", "mse")
+    network.optimizer.build(network.trainable_variables)
     recorder = RunRecorder(Run(tmp_path), network, [], pause_seconds)
     recorder.set_model(network)
     for epoch, dice in enumerate((0.5, 0.9, 0.1)):
@@ -21,6 +23,7 @@ def test_the_model_is_that_of_the_best_epoch_and_the_checkpoint_that_of_the_last
     recorder.on_train_end()
     assert keras.saving.load_model(tmp_path / "model.keras").layers[0].kernel.numpy() == 1.0
     assert network.layers[0].kernel.numpy() == 2.0  # Training would go on from there.
-    network.load_weights(tmp_path / "checkpoints" / "epoch-00003.weights.h5")
+    network.layers[0].kernel.assign([[7.0]])
+    recorder.restore(network)
     assert network.layers[0].kernel.numpy() == 2.0
     assert [row["val_dwi_dice"] for row in read_history(Run(tmp_path))] == [0.5, 0.9, 0.1]
