@@ -203,7 +203,7 @@ def measure_start(run, folder, rounds):
         )
 
 
-def measure_cohort(run, folder, rounds, studies=12):
+def measure_cohort(run, folder, rounds, studies):
     """Print what a cohort takes beside the network."""
     from strokeseg_tf.cohort import predict_cohort
     from strokeseg_tf.loading import load_predictor
@@ -255,6 +255,7 @@ def main():
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--slices", type=int, default=8, help="slice pairs for the engines")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--studies", type=int, default=12, help="of the cohort")
     parser.add_argument(
         "--one-core", action="store_true", help="engines on one core, by processor time"
     )
@@ -269,7 +270,7 @@ def main():
         if "start" in arguments.parts:
             measure_start(run, folder, arguments.rounds)
         if "cohort" in arguments.parts:
-            measure_cohort(run, folder, arguments.rounds)
+            measure_cohort(run, folder, arguments.rounds, arguments.studies)
         if "memory" in arguments.parts:
             measure_memory(run)
 
