@@ -230,7 +230,7 @@ def test_a_study_of_metaimages_is_that_of_nifti(cohort, tmp_path):
 class Bright:
     """Predicts the brighter half of each image."""
 
-    modalities, threshold, version = ("adc", "dwi"), 0.5, None
+    modalities, threshold, version, computed_by = ("adc", "dwi"), 0.5, None, "a test"
 
     def predict(self, images):
         """1 above the mean."""

@@ -32,7 +32,7 @@ NASTY = [name.strip() for name in NASTY]
 class Bright:
     """Predicts the brighter half of each image."""
 
-    modalities, threshold, version = ("adc", "dwi"), 0.5, None
+    modalities, threshold, version, computed_by = ("adc", "dwi"), 0.5, None, "a test"
 
     def predict(self, images):
         """1 above the mean."""
