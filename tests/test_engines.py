@@ -146,6 +146,20 @@ def test_a_damaged_file_is_named_by_every_engine(tmp_path):
             load_predictor(path, computing=Computing(engine))
 
 
+def test_a_network_that_is_none_of_ours_is_computed_by_tensorflow(tmp_path, study, capsys):
+    inputs = {m: keras.Input((32, 32, 1), name=m) for m in ("adc", "dwi")}
+    joint = keras.layers.Concatenate()(list(inputs.values()))
+    outputs = {m: keras.layers.SeparableConv2D(1, 3, padding="same")(joint) for m in inputs}
+    path = tmp_path / "network.keras"
+    keras.Model(inputs, outputs).save(path)
+    predictor = load_predictor(path)
+    assert predictor.computed_by.startswith("TensorFlow") and "float32" in predictor.computed_by
+    assert predictor.predict(study)["adc"].shape == study["adc"].shape
+    assert "is a SeparableConv2D" in capsys.readouterr().err
+    with pytest.raises(InputError, match="SeparableConv2D"):
+        load_predictor(path, computing=Computing("openvino"))
+
+
 def test_without_openvino_tensorflow_computes(network, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert load_predictor(network).computed_by.startswith("TensorFlow")

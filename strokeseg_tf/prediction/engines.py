@@ -68,11 +68,13 @@ def load_engine(file: Path, computing: Computing | None = None):
 
     try:
         return OpenVinoEngine(file, chosen.precision)
-    except InputError as error:
+    except (InputError, ImportError) as error:
         if wanted.engine != "auto":
-            raise
+            raise InputError(str(error)) from error
         # A damaged file fails here as well, and says so.
-        engine = _on_tensorflow(file, chosen.precision)
+        engine = _on_tensorflow(
+            file, Computing("tensorflow", wanted.precision).resolved().precision
+        )
         remark(f"OpenVINO cannot compute {file} ({error}): TensorFlow does")
         return engine
 
