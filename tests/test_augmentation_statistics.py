@@ -50,7 +50,7 @@ def statistics_of(moved):
 @pytest.mark.parametrize("names", [*((n,) for n in MOVING), WARPS], ids="+".join)
 def test_displacements_are_those_of_the_reference(names):
     fast, reference = (statistics_of(displacements(engine, names)) for engine in ENGINES)
-    scale = reference["rms"].mean()
+    scale = float(reference["rms"].mean())
     for name in ("mean x", "mean y", "rms"):
         assert fast[name].mean() == pytest.approx(reference[name].mean(), abs=0.1 * scale), name
         assert fast[name].std() == pytest.approx(reference[name].std(), abs=0.1 * scale), name
