@@ -1,7 +1,7 @@
 """A `.keras` file -> OpenVINO's files: a program of its own, for Keras on another backend.
 
 The graph works on maps `(slices, channels, height, width)`, as OpenVINO's kernels do; that of
-Keras's own export is full of transpositions, and takes 1.4 to 2 times as long.
+Keras's own export is full of transpositions, and takes 1.2 to 2 times as long.
 """
 
 import sys
