@@ -35,7 +35,6 @@ from torch_twin import torch_twin
 from strokeseg_tf.config import PRESETS
 from strokeseg_tf.hardware import cpu_multiplies_bfloat16
 from strokeseg_tf.models.variants import build_model
-from strokeseg_tf.prediction.engines import ENGINES
 from strokeseg_tf.runs import Run
 
 PARTS = ("engines", "start", "cohort", "memory")
@@ -80,15 +79,18 @@ def in_turn(functions, rounds, clock=time.perf_counter):
     return {name: [seconds[name] for seconds in times] for name in functions}
 
 
+def installed_engines():
+    """Names of the engines that this machine has."""
+    return ["tensorflow", *["openvino"] * bool(importlib.util.find_spec("openvino"))]
+
+
 def engines_of(run):
-    """`Computing` -> engine, for all that this machine has."""
+    """A run's network in each engine and precision that this machine has."""
     from strokeseg_tf.prediction.engines import Computing, load_engine
 
-    engines = ["tensorflow"]
-    if importlib.util.find_spec("openvino"):
-        engines.append("openvino")
     precisions = ["float32"] + ["bfloat16"] * cpu_multiplies_bfloat16()
-    return [load_engine(Run(run).model_file, Computing(e, p)) for e in engines for p in precisions]
+    ways = [Computing(engine, p) for engine in installed_engines() for p in precisions]
+    return [load_engine(Run(run).model_file, way) for way in ways]
 
 
 def compare_engines(run, slices, rounds, one_core):
@@ -189,7 +191,7 @@ def measure_start(run, folder, rounds):
     line = [sys.executable, "-c", program, "predict", run, study, "--overwrite", "-o"]
     command = [*map(str, line), str(folder / "out")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
-    for engine in ENGINES[1:]:
+    for engine in installed_engines():
         seconds, used = [], []
         for _ in range(rounds):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -115,8 +115,7 @@ sys.addaudithook(watch)
 
 
 def watched(program, *arguments, **environment):
-    """What a program writes to standard error: its words, and the network traffic it tries."""
-    # As interpreters that a program starts are watched as well, by way of sitecustomize.
+    """What a program, and the interpreters that it starts, write to standard error."""
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         env=os.environ | environment,

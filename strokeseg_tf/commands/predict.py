@@ -166,6 +166,7 @@ def run(arguments):
 
 def check(arguments):
     """Refuse options that make no sense, before anything takes time."""
+    computing_of(arguments)
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise InputError(f"--threshold must lie between 0 and 1, received {arguments.threshold}")
     if arguments.parallel is not None and arguments.parallel < 1:
@@ -203,7 +204,6 @@ def open_studies(arguments):
 def load(arguments):
     """One predictor of all models."""
     from strokeseg_tf.loading import load_predictors
-    from strokeseg_tf.prediction.engines import Computing
 
     return load_predictors(
         [arguments.model, *arguments.ensemble],
@@ -211,7 +211,7 @@ def load(arguments):
         mirrored=arguments.tta,
         threshold=arguments.threshold,
         connection=connection_of(arguments),
-        computing=Computing(arguments.engine, arguments.precision),
+        computing=computing_of(arguments),
     )
 
 
@@ -239,6 +239,13 @@ def predict(arguments, predictor, sources):
             write_more=segmentation_writer(arguments, sources),
             on_study=on_study,
         )
+
+
+def computing_of(arguments):
+    """`strokeseg_tf.prediction.engines.Computing` as asked for."""
+    from strokeseg_tf.prediction.engines import Computing
+
+    return Computing(arguments.engine, arguments.precision)
 
 
 def connection_of(arguments):

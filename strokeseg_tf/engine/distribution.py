@@ -97,7 +97,6 @@ def _join(cluster, wait_seconds):
     import tensorflow as tf
     from tensorflow.python.distribute import multi_worker_util
     from tensorflow.python.eager import context
-    from tensorflow.tsl.protobuf import coordination_config_pb2
 
     # As MultiWorkerMirroredStrategy does where nobody has done it before, but with a time.
     spec = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
@@ -106,7 +105,8 @@ def _join(cluster, wait_seconds):
         service_leader=multi_worker_util.coordination_leader(spec),
         cluster_register_timeout_in_ms=int(1000 * wait_seconds),
         coordinated_jobs=[
-            coordination_config_pb2.CoordinatedJob(name=job, num_tasks=spec.num_tasks(job))
+            # Where TensorFlow keeps the module moves from version to version.
+            context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=spec.num_tasks(job))
             for job in spec.jobs
         ],
     )
