@@ -32,10 +32,10 @@ from strokeseg_tf.engine.distribution import (
 from strokeseg_tf.engine.fused_norm import fuse_norms
 from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.engine.loop import build_step, run_epochs
-from strokeseg_tf.engine.overlays import Overlays
 from strokeseg_tf.engine.precision import choose_precision, precision
 from strokeseg_tf.engine.recipe import compile_trainer
 from strokeseg_tf.engine.recorder import RunRecorder
+from strokeseg_tf.engine.tensorboard import TensorBoardLogs
 from strokeseg_tf.engine.threads import use_half_of_the_cores_for_an_operation
 from strokeseg_tf.losses import build_loss
 from strokeseg_tf.models.variants import build_model
@@ -49,8 +49,6 @@ from tfrecord_tools.atomic import check_free, write_text
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.shards import read_dataset_info
 
-#: A checkpoint of a small network takes as long as a fifth of its epoch.
-TRIAL_CHECKPOINT_SECONDS = 15.0
 PACKAGES = ("strokeseg-tf", "tensorflow", "keras", "numpy", "albumentations")
 
 
@@ -78,11 +76,10 @@ def fit(
         resume: Go on with an interrupted run from its last finished epoch.
         overwrite: Replace a run that is there.
         verbose: 0 for silence, 2 for a line an epoch on standard error, else Keras's bar as well.
-        callbacks: More Keras callbacks; they see the complete logs of an epoch that is on disk.
+        callbacks: More Keras callbacks; they see the complete logs of an epoch.
         cache: `DataCache` of the shards, shared by runs of this process.
         origin: What search the settings come from, for `environment.json`.
-        trial: One of many that are compared by their histories: no pictures, no TensorBoard, and
-            a checkpoint only every `TRIAL_CHECKPOINT_SECONDS`.
+        trial: One of many that are compared by their histories: no pictures, no TensorBoard.
 
     Returns:
         The history: a dictionary for each epoch; empty on workers but the first, which write
@@ -160,7 +157,7 @@ def _train(
         epochs=range(len(history), settings.epochs),
         share=(cluster.index, cluster.count),
     )
-    recorder = RunRecorder(run, network, history, TRIAL_CHECKPOINT_SECONDS if trial else 0.0)
+    recorder = RunRecorder(run, network, history)
     if history:
         recorder.restore(trainer)
     predictor = NetworkPredictor(KerasEngine(trainer), threshold=settings.metric_threshold)
@@ -176,8 +173,7 @@ def _train(
     )
     shown = [EpochLine(settings.epochs, history)] if verbose else []
     if not trial:
-        shown.append(Overlays(predictor, studies, run.logs, settings.epochs))
-        shown.append(keras.callbacks.TensorBoard(run.logs, write_graph=False))
+        shown.append(TensorBoardLogs(predictor, studies, run.logs, settings.epochs))
     writing = [validation, logs, recorder, *shown, *callbacks]
     # Keras's line an epoch would say the same at length; its bar shows the steps.
     bar = verbose if verbose != 2 and cluster.writes else 0

@@ -11,28 +11,32 @@ from strokeseg_tf.engine.history import mean_dice, to_csv
 from strokeseg_tf.runs import Run
 from tfrecord_tools.atomic import write_text
 
+#: Share of the time that writing may take: where epochs are short, not each of them is written. A
+#: kill then costs at most 50 times what writing costs, half a minute of a small network.
+TIME_SHARE = 0.02
+
 
 class RunRecorder(keras.callbacks.Callback):
     """Keeps the best model, the last state and the history; each file appears whole.
 
-    The row of an epoch is written last: the last epoch that has a row has its checkpoint.
+    The row of an epoch is written last: the last epoch that has a row has its checkpoint. The
+    first epoch is kept, the last one too, and of those between what `time_share` allows.
 
     Args:
         run: The run.
         network: What is saved as the best model.
         history: Rows of the epochs before; it is extended.
-        checkpoint_seconds: Least time between two checkpoints, with which the best model is saved
-            too; the last epoch always gets one.
+        time_share: Share of the time, in (0, 1], that keeping may take.
     """
 
-    def __init__(self, run: Run, network, history: list[dict], checkpoint_seconds=0.0):
+    def __init__(self, run: Run, network, history: list[dict], time_share=TIME_SHARE):
         super().__init__()
         self.history = history
         self._run = run
         self._network = network
         self._best = None
-        self._pause_seconds, self._kept = checkpoint_seconds, len(history)
-        self._kept_at = time.monotonic()
+        self._kept = len(history)
+        self._time_share, self._keep_from = time_share, 0.0
 
     def restore(self, trainer):
         """Load the state after the last epoch of the history."""
@@ -45,7 +49,7 @@ class RunRecorder(keras.callbacks.Callback):
         if mean_dice(row) > best:
             self._best = self._network.get_weights()
         self.history.append(row)
-        if time.monotonic() - self._kept_at >= self._pause_seconds:
+        if time.monotonic() >= self._keep_from:
             self._keep()
 
     def on_train_end(self, logs=None):
@@ -53,13 +57,14 @@ class RunRecorder(keras.callbacks.Callback):
             self._keep()
 
     def _keep(self):
-        epochs = len(self.history)
+        start, epochs = time.monotonic(), len(self.history)
         self._save_best()
         self._run.checkpoints.mkdir(exist_ok=True)
         _save_whole(self._checkpoint(epochs), lambda path: save_state(self.model, path))
         write_text(self._run.history_file, to_csv(self.history))
         self._checkpoint(self._kept).unlink(missing_ok=True)
-        self._kept, self._kept_at = epochs, time.monotonic()
+        self._kept, end = epochs, time.monotonic()
+        self._keep_from = end + (end - start) * (1 / self._time_share - 1)
 
     def _save_best(self):
         """Save the network with the best weights, where there are better ones than those saved."""
