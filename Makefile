@@ -11,7 +11,7 @@ PARALLEL = --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # What must hold on the newest TensorFlow, with neither tensorflow-io nor constraints.
 CORE = models losses metrics optimiser preprocessing augmentation augmentation_statistics schema \
-	reader pipeline training distribution fused_norm prediction inference_network engines serving serving_client verify saved_model_safety \
+	reader pipeline training distribution training_twin prediction inference_network engines serving serving_client verify saved_model_safety \
 	evaluation_report real_data
 
 .PHONY: demo test test-slow test-latest test-beam test-backends check bench clean

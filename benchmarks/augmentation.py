@@ -112,11 +112,11 @@ def measure_rates(slices, rounds):
 
 def measure_step(slices, rounds, steps=6):
     """Print a training step's time on the pipeline, against one on a batch that is kept."""
-    from strokeseg_tf.engine.fused_norm import fuse_norms
     from strokeseg_tf.engine.recipe import compile_trainer
+    from strokeseg_tf.engine.training_twin import build_twin
     from strokeseg_tf.models.variants import build_model
 
-    trainer = fuse_norms(build_model(SMALL.model))
+    trainer = build_twin(build_model(SMALL.model))
     compile_trainer(trainer, SMALL, total_steps=100)
     trainer.make_train_function()
     endless = whole_pipeline(slices, 10_000, full_list(), SMALL.training.batch_size)

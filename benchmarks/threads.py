@@ -15,8 +15,8 @@ import time
 
 # First: it says how TensorFlow, which Keras loads, is to compute.
 from strokeseg_tf.config import PRESETS
-from strokeseg_tf.engine.fused_norm import fuse_norms
 from strokeseg_tf.engine.recipe import compile_trainer
+from strokeseg_tf.engine.training_twin import build_twin
 from strokeseg_tf.models.variants import build_model
 
 
@@ -26,7 +26,7 @@ def measure(preset, variant, batch, steps):
 
     config = PRESETS[preset].replace(model={"variant": variant})
     network = build_model(config.model)
-    trainer = fuse_norms(network)
+    trainer = build_twin(network)
     compile_trainer(trainer, config, total_steps=100)
     shape = (batch, config.model.image_size, config.model.image_size, 1)
     images = {m: tf.random.stateless_uniform(shape, (0, 1)) for m in network.input}

@@ -19,10 +19,10 @@ from torch_twin import torch_twin
 
 # First: it says how TensorFlow, which Keras loads, is to compute.
 from strokeseg_tf.config import PRESETS
-from strokeseg_tf.engine.fused_norm import fuse_norms
 from strokeseg_tf.engine.precision import precision
 from strokeseg_tf.engine.recipe import compile_trainer
 from strokeseg_tf.engine.threads import use_half_of_the_cores_for_an_operation
+from strokeseg_tf.engine.training_twin import build_twin
 from strokeseg_tf.models.variants import build_model
 
 PRECISIONS = ("float32", "bfloat16")
@@ -67,7 +67,7 @@ def make_steps(config, images, masks, name, options):
     """`{title: step}`, each step a function that gives its loss."""
     with precision(name):
         network = build_model(config.model)
-        trainer = fuse_norms(network)
+        trainer = build_twin(network)
         compile_trainer(trainer, config, total_steps=100)
     steps = {"ours": keras_step(trainer, images, masks)}
     if options.alone:

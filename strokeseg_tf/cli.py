@@ -26,11 +26,10 @@ def main(argv=None) -> int:
     """Run a command; the exit status: 0 well, 1 our fault, 2 the user's or the data's."""
     _quiet_tensorflow()
     keep_optional_imports_back()
-    arguments = build_parser().parse_args(argv)
     if argv is not None:
-        return _run(arguments)
+        return _run(argv)
     try:
-        status = _run(arguments)
+        status = _run(argv)
     except Exception:
         if TENSORFLOW not in sys.modules:
             raise
@@ -55,8 +54,9 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _run(arguments) -> int:
+def _run(argv) -> int:
     try:
+        arguments = build_parser().parse_args(argv)
         arguments.run(arguments)
     except InputError as error:
         return _fail(str(error))

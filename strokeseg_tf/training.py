@@ -29,7 +29,6 @@ from strokeseg_tf.engine.distribution import (
     scope,
     telling_of_lost_workers,
 )
-from strokeseg_tf.engine.fused_norm import fuse_norms
 from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.engine.loop import build_step, run_epochs
 from strokeseg_tf.engine.precision import choose_precision, precision
@@ -37,6 +36,7 @@ from strokeseg_tf.engine.recipe import compile_trainer
 from strokeseg_tf.engine.recorder import RunRecorder
 from strokeseg_tf.engine.tensorboard import TensorBoardLogs
 from strokeseg_tf.engine.threads import use_half_of_the_cores_for_an_operation
+from strokeseg_tf.engine.training_twin import build_twin
 from strokeseg_tf.losses import build_loss
 from strokeseg_tf.models.variants import build_model
 from strokeseg_tf.pipeline import EpochOrder, batch_spec, training_batches, usable_studies
@@ -135,7 +135,7 @@ def _train(
         total_steps = keras.Variable(0, trainable=False, dtype="int64", name="total_steps")
         network = build_model(config.model)
         # The network itself stays as it is: saved, it needs no custom object to load.
-        trainer = fuse_norms(network)
+        trainer = build_twin(network)
         # Inside, so that Keras adds loss scaling to float16.
         compile_trainer(trainer, config, total_steps)
     spec = batch_spec(modalities, size, settings.batch_size // cluster.count)

@@ -6,6 +6,7 @@ import pytest
 from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.engine.recorder import RunRecorder
 from strokeseg_tf.runs import Run
+from tfrecord_tools.errors import InputError
 
 
 @pytest.mark.parametrize("time_share", [1.0, 1e-9])
@@ -27,3 +28,9 @@ def test_the_model_is_that_of_the_best_epoch_and_the_checkpoint_that_of_the_last
     recorder.restore(network)
     assert network.layers[0].kernel.numpy() == 2.0
     assert [row["val_dwi_dice"] for row in read_history(Run(tmp_path))] == [0.5, 0.9, 0.1]
+
+
+def test_a_run_whose_checkpoint_is_gone_says_what_to_do(tmp_path):
+    recorder = RunRecorder(Run(tmp_path), None, [{"epoch": 1}])
+    with pytest.raises(InputError, match="epoch-00001.npz.*is not there.*--overwrite"):
+        recorder.restore(None)

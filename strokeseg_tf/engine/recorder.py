@@ -10,6 +10,7 @@ from strokeseg_tf.engine.checkpoint import load_state, save_state
 from strokeseg_tf.engine.history import mean_dice, to_csv
 from strokeseg_tf.runs import Run
 from tfrecord_tools.atomic import write_text
+from tfrecord_tools.errors import InputError
 
 #: Share of the time that writing may take: where epochs are short, not each of them is written. A
 #: kill then costs at most 50 times what writing costs, half a minute of a small network.
@@ -39,9 +40,20 @@ class RunRecorder(keras.callbacks.Callback):
         self._time_share, self._keep_from = time_share, 0.0
 
     def restore(self, trainer):
-        """Load the state after the last epoch of the history."""
+        """Load the state after the last epoch of the history.
+
+        Raises:
+            InputError: It is not there, or of another version.
+        """
+        path = self._checkpoint(len(self.history))
+        if not path.is_file():
+            raise InputError(
+                f"{self._run.folder} cannot be resumed: {path.name}, the state after its last "
+                "epoch, is not there; another version wrote the run, or the file was removed; "
+                "train anew with --overwrite"
+            )
         trainer.optimizer.build(trainer.trainable_variables)
-        load_state(trainer, self._checkpoint(len(self.history)))
+        load_state(trainer, path)
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1} | {key: float(value) for key, value in logs.items()}

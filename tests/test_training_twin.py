@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from strokeseg_tf.config import SMALL
-from strokeseg_tf.engine.fused_norm import FusedNormalization, fuse_norms
+from strokeseg_tf.engine.training_twin import FusedNormalization, build_twin
 from strokeseg_tf.models.variants import build_model
 
 TINY = {"filters": [4, 6, 8], "bottleneck": 8, "image_size": 32}
@@ -36,7 +36,7 @@ def learn(network, model):
 @pytest.mark.parametrize("variant", ["unimodal", "dual_v3"])
 def test_training_passes_are_equal(variant):
     plain, network = build(variant), build(variant)
-    fused = fuse_norms(network)
+    fused = build_twin(network)
     assert sum(isinstance(layer, FusedNormalization) for layer in fused.layers) == sum(
         isinstance(layer, keras.layers.BatchNormalization) for layer in plain.layers
     )
@@ -56,7 +56,7 @@ def test_training_passes_are_equal(variant):
 
 def test_it_shares_the_weights_and_infers_by_the_moving_statistics():
     network = build()
-    fused = fuse_norms(network)
+    fused = build_twin(network)
     for _ in range(3):
         fused(images(network), training=True)
     assert {id(v) for v in fused.trainable_variables} == {
@@ -71,7 +71,7 @@ def test_it_shares_the_weights_and_infers_by_the_moving_statistics():
 
 def test_the_network_keeps_its_stock_layers_and_is_saved_without_custom_objects(tmp_path):
     network = build()
-    fused = fuse_norms(network)
+    fused = build_twin(network)
     fused(images(network), training=True)
     network.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
@@ -84,7 +84,7 @@ def test_frozen_layers_stay_frozen():
     network = build()
     network.trainable = False
     before = [np.array(w) for w in network.weights]
-    fuse_norms(network)(images(network), training=True)
+    build_twin(network)(images(network), training=True)
     for weight, value in zip(network.weights, before, strict=True):
         if "seed" not in weight.path:
             np.testing.assert_array_equal(weight, value)
@@ -94,7 +94,7 @@ def test_half_precision_goes_through():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         network = build()
-        outputs = fuse_norms(network)(images(network), training=True)
+        outputs = build_twin(network)(images(network), training=True)
     finally:
         keras.config.set_dtype_policy("float32")
     assert all(np.isfinite(output).all() for output in outputs.values())

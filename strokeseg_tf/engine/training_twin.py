@@ -1,4 +1,4 @@
-"""The network as it is trained: fused normalisation, and nothing learnt that has no effect.
+"""The network as it is trained: one kernel for each normalisation and each upsampling.
 
 Keras spells batch normalisation out in a dozen elementwise operations, which on a CPU take a
 quarter of a training step, and upsampling in sixty, which take as long to trace as all else of a
@@ -13,8 +13,8 @@ import keras
 BFLOAT16_CHANNELS = 16
 
 
-def fuse_norms(network):
-    """A model on the same weights whose batch normalisations are fused.
+def build_twin(network):
+    """A model on the same weights that is faster to trace and to train.
 
     It gives what `network` gives, up to rounding, and updates the same moving statistics. The
     bias of a convolution that a batch normalisation follows is subtracted again with the mean:
