@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import strokeseg_tf  # noqa: F401  # First: it says how TensorFlow is to compute.
+
+# isort: split
 import keras
 import numpy as np
 from first_step import make_shards
