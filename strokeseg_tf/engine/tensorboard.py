@@ -57,7 +57,8 @@ class TensorBoardLogs(keras.callbacks.Callback):
             self._writers[part] = tf.summary.create_file_writer(str(self._folder / part))
         return self._writers[part]
 
-    def _pictures(self) -> dict[str, list[np.ndarray]]:
+    def _pictures(self) -> dict[str, np.ndarray]:
+        """uint8 `(pictures, height, width, 3)` by modality."""
         if self._shown is None:
             self._shown = _choose(self._studies, self._predictor.modalities)
         if not self._shown:
@@ -65,11 +66,14 @@ class TensorBoardLogs(keras.callbacks.Callback):
         cut = np.log(self._predictor.threshold / (1 - self._predictor.threshold))
         inputs = {m: np.stack([image[m] for image, _ in self._shown]) for m in self._shown[0][0]}
         logits = self._predictor.logits(inputs)
+        # Stacked: of a list TensorFlow converts number by number.
         return {
-            m: [
-                overlay(image[m][..., 0], mask[m][..., 0], values[..., 0] > cut)
-                for (image, mask), values in zip(self._shown, logits[m], strict=True)
-            ]
+            m: np.stack(
+                [
+                    overlay(image[m][..., 0], mask[m][..., 0], values[..., 0] > cut)
+                    for (image, mask), values in zip(self._shown, logits[m], strict=True)
+                ]
+            )
             for m in inputs
         }
 
