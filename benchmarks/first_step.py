@@ -60,7 +60,7 @@ def watch(command, folder):
     try:
         while len(shown) < STEPS:
             text += os.read(ours, 4096).decode(errors="replace")
-            for step in re.findall(r"(\d+)/\d+", text):
+            for step in re.findall(r"(?<!Epoch )\b(\d+)/\d+", text):
                 shown.setdefault(int(step), time.perf_counter() - start)
     except OSError:  # It has ended.
         sys.exit(f"{' '.join(command)} failed:\n{text}")

@@ -1,7 +1,6 @@
 """What runs on the same shards share in one process: data is read and preprocessed once."""
 
 from strokeseg_tf.pipeline import Slices, load_slices
-from strokeseg_tf.prediction.training_data import describe_training_data
 from strokeseg_tf.validation import PreparedStudies
 
 
@@ -29,12 +28,4 @@ class DataCache:
         key = "studies", split, tuple(predictor.modalities), rater, predictor.size
         if key not in self._kept:
             self._kept[key] = PreparedStudies(predictor, self.shards, split, rater)
-        return self._kept[key]
-
-    def description(self, split, *, modalities, rater) -> dict:
-        """`describe_training_data` of a split."""
-        key = "description", split, modalities, rater
-        if key not in self._kept:
-            wanted = {"modalities": modalities, "rater": rater}
-            self._kept[key] = describe_training_data(self.shards, split, **wanted)
         return self._kept[key]

@@ -13,10 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from strokeseg_tf.augmentation.engines import build_augmenter
+from strokeseg_tf.prediction.training_data import describe_training_data, slice_facts
 from strokeseg_tf.preprocessing import preprocess, preprocess_mask
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.integrity import check_shards
-from tfrecord_tools.reader import shard_slice_pairs, shards_of
+from tfrecord_tools.reader import shard_slice_pairs, shards_of, without_autotuning
 from tfrecord_tools.shards import read_dataset_info
 
 #: Preprocessed slices above this size live in a temporary file instead of memory.
@@ -31,11 +32,13 @@ class Slices:
         images: float32 `(pairs, size, size, modalities)` in [0, 1].
         masks: bool, same shape.
         studies: Study id of each pair, where it is known.
+        description: Of the studies, see `describe_training_data`, where it is known.
     """
 
     images: np.ndarray
     masks: np.ndarray
     studies: np.ndarray | None = None
+    description: dict | None = None
 
     def __len__(self):
         return len(self.images)
@@ -83,8 +86,8 @@ def load_slices(folder, split, *, modalities, rater, size):
     info = read_dataset_info(folder)
     count = sum(info.studies[study]["slices"] for study in usable)
     shape = (count, size, size, len(modalities))
-    slices = Slices(_empty(shape, np.float32), _empty(shape, bool), np.empty(count, object))
-    start = 0
+    images, masks = _empty(shape, np.float32), _empty(shape, bool)
+    ids, facts = [], {}
 
     @tf.function(autograph=False)  # Traced once for all shards.
     def preprocess_pair(pair):
@@ -98,15 +101,17 @@ def load_slices(folder, split, *, modalities, rater, size):
                 .batch(32)
                 .prefetch(1)
             )
-            for images, masks, studies in preprocessed.as_numpy_iterator():
-                part = slice(start, start + len(images))
-                slices.images[part], slices.masks[part] = images, masks
-                slices.studies[part] = [study.decode() for study in studies]
-                start += len(images)
+            for image, mask, studies, *facts_of_pairs in preprocessed.as_numpy_iterator():
+                part = slice(len(ids), len(ids) + len(studies))
+                images[part], masks[part] = image, mask
+                ids += [study.decode() for study in studies]
+                for study, *values in zip(ids[part], *facts_of_pairs, strict=True):
+                    facts.setdefault(study, []).append(values)
     except (tf.errors.OpError, UnicodeDecodeError):  # TensorFlow may quote a damaged record.
         check_shards(folder)  # Says which shard is damaged.
         raise
-    return slices
+    description = describe_training_data(facts, modalities)
+    return Slices(images, masks, np.array(ids, object), description)
 
 
 def _empty(shape, dtype):
@@ -121,7 +126,8 @@ def _preprocess_pair(pair, modalities, rater, size):
         images.append(preprocess(pair[modality][None], pair[f"{modality}_range"], size)[0])
         drawn = tf.argmax(pair["mask_names"] == f"{rater}_{modality}")
         masks.append(preprocess_mask(pair["masks"][drawn][None], size)[0])
-    return tf.concat(images, -1), tf.concat(masks, -1), pair["study"]
+    facts = slice_facts(pair, modalities)
+    return tf.concat(images, -1), tf.concat(masks, -1), pair["study"], *facts
 
 
 class EpochOrder:
@@ -200,16 +206,11 @@ def training_batches(slices, order: EpochOrder, *, modalities, augmentation, epo
         images, masks = planes[: len(modalities)], planes[len(modalities) :]
         return dict(zip(modalities, images, strict=True)), dict(zip(modalities, masks, strict=True))
 
-    # Its thread, asleep for longer and longer, may be waited for when the iterator is freed: 12 s
-    # were measured at the end of a training of half a minute.
-    options = tf.data.Options()
-    options.autotune.enabled = False
     return (
-        tf.data.Dataset.range(epochs.start, epochs.stop)
+        without_autotuning(tf.data.Dataset.range(epochs.start, epochs.stop))
         .flat_map(batches_of)
         .map(load_tensors, num_parallel_calls=os.cpu_count(), deterministic=True)
         .prefetch(2)
-        .with_options(options)
     )
 
 

@@ -125,11 +125,12 @@ def _train(
     """Train from where `history` ends; the whole history."""
     cluster, strategy = devices
     settings, modalities = config.training, config.model.modalities
-    wanted = {"modalities": modalities, "rater": settings.rater}
+    size = config.model.image_size
     # The network is built and its step traced while the data are read.
     background = ThreadPoolExecutor(1)
-    size, learnt = config.model.image_size, settings.train_split
-    reading = background.submit(cache.slices, learnt, size=size, **wanted)
+    wanted = {"modalities": modalities, "rater": settings.rater, "size": size}
+    reading = background.submit(cache.slices, settings.train_split, **wanted)
+    background.shutdown(wait=False)
     keras.utils.set_random_seed(settings.seed)
     with precision(settings.precision), scope(strategy):
         total_steps = keras.Variable(0, trainable=False, dtype="int64", name="total_steps")
@@ -141,6 +142,8 @@ def _train(
     spec = batch_spec(modalities, size, settings.batch_size // cluster.count)
     step = build_step(trainer, strategy, spec)
     slices = reading.result()
+    if cluster.writes:
+        run.write_training_data(slices.description)
     order = EpochOrder(
         slices,
         seed=settings.seed,
@@ -177,9 +180,6 @@ def _train(
     writing = [validation, logs, recorder, *shown, *callbacks]
     # Keras's line an epoch would say the same at length; its bar shows the steps.
     bar = verbose if verbose != 2 and cluster.writes else 0
-    if cluster.writes:
-        describing = background.submit(_describe, cache, run, learnt, wanted)
-    background.shutdown(wait=False)
     with telling_of_lost_workers() if cluster.count > 1 else contextlib.nullcontext():
         run_epochs(
             trainer,
@@ -191,13 +191,7 @@ def _train(
             verbose=bar,
             callbacks=every_worker + (writing if cluster.writes else [logs]),
         )
-    if cluster.writes:
-        describing.result()
     return recorder.history
-
-
-def _describe(cache: DataCache, run: Run, split, wanted):
-    run.write_training_data(cache.description(split, **wanted))
 
 
 def _open_run(run: Run, config: Config, resume, overwrite, cluster) -> list[dict]:

@@ -16,7 +16,7 @@ from strokeseg_tf.preprocessing import preprocess, preprocess_mask, volume_range
 from strokeseg_tf.validation import dice, validate
 from tfrecord_tools.conversion import convert
 from tfrecord_tools.errors import InputError
-from tfrecord_tools.reader import read_studies
+from tfrecord_tools.reader import read_studies, shard_slice_pairs
 from tfrecord_tools.shards import read_dataset_info
 
 BOTH = ("adc", "dwi")
@@ -141,7 +141,8 @@ def test_training_can_start_at_any_epoch(shards):
 
 
 def test_epochs_are_augmented_differently(shards):
-    slices = Slices(*(np.repeat(a[:1], 4, axis=0) for a in vars(load(shards)).values()))
+    slices = load(shards)
+    slices = Slices(*(np.repeat(a[:1], 4, axis=0) for a in (slices.images, slices.masks)))
     given, _ = batches(slices, epochs=range(3), augmentation=PAPER.augmentation)
     seen = {image.tobytes() for inputs, _ in given for image in inputs["adc"]}
     assert len(seen) > 6
@@ -270,3 +271,14 @@ def test_the_validation_loss_is_the_loss_over_all_slices_summed_over_the_heads(s
 )
 def test_dice_of_a_study(reference, prediction, expected):
     assert dice(np.array(reference, bool), np.array(prediction, bool)) == expected
+
+
+def test_neither_reading_nor_training_ends_with_a_wait_for_the_tuning_thread(shards):
+    read = [pairs.map(lambda pair: pair["dwi"]) for pairs in shard_slice_pairs(shards, "train")]
+    slices = numbered(8)
+    order = EpochOrder(slices, seed=0, batch_size=4)
+    settings = {"modalities": BOTH, "augmentation": STILL, "epochs": range(2)}
+    trained = training_batches(slices, order, **settings)
+    assert [dataset.options().autotune.enabled for dataset in [*read, trained]] == [
+        False for _ in [*read, trained]
+    ]

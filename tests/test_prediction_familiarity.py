@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from strokeseg_tf.pipeline import load_slices
 from strokeseg_tf.prediction.familiarity import study_features, summarise, unfamiliar
-from strokeseg_tf.prediction.training_data import describe_training_data
 from strokeseg_tf.runs import Run
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.grid import Grid
@@ -16,7 +16,8 @@ from tfrecord_tools.reader import read_studies
 
 @pytest.fixture(scope="module")
 def training(shards):
-    return describe_training_data(shards, "train", modalities=("adc", "dwi"), rater="r1")
+    slices = load_slices(shards, "train", modalities=("adc", "dwi"), rater="r1", size=16)
+    return slices.description
 
 
 @pytest.fixture(scope="module")

@@ -78,10 +78,23 @@ def shard_slice_pairs(folder: str | Path, split: str) -> Iterator:
         shard = info.shards[path.name]
         with open_shard(path, shard) as local:
             yield (
-                _serialised([local])
+                without_autotuning(_serialised([local]))
                 .map(_traced_parse(), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
                 .apply(tf.data.experimental.assert_cardinality(shard["records"]))
             )
+
+
+def without_autotuning(dataset):
+    """A dataset that, with all that is made of it, keeps to the parallelism it was given.
+
+    The thread that would tune it sleeps for longer and longer, and the end of an iterator may wait
+    for it: 12 s were measured after reading for half a minute.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 @functools.cache

@@ -1,52 +1,45 @@
-"""The features of the studies that a run learns from, read from its shards."""
+"""The features of the studies that a run learns from, gathered while its slices are read."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from strokeseg_tf.pipeline import usable_studies
 from strokeseg_tf.prediction.familiarity import grid_features, intensity_features, summarise
 from strokeseg_tf.preprocessing import normalise
 from tfrecord_tools.grid import Grid
-from tfrecord_tools.reader import shard_slice_pairs
-
-#: Of slices in a batch only names, shapes and sums are kept.
-_BATCH = 64
 
 
-def describe_training_data(shards, split, *, modalities, rater) -> dict:
-    """What the training studies look like, for `training_data.json`.
+def slice_facts(pair, modalities):
+    """What `describe_training_data` needs of a slice pair.
 
     Args:
-        shards: A finished shards folder.
-        split: What is learnt from.
+        pair: Of `tfrecord_tools.reader.shard_slice_pairs`.
         modalities: What the network takes.
-        rater: Whose masks are learnt.
 
     Returns:
-        See `strokeseg_tf.prediction.familiarity.summarise`. No study is named in it.
+        Tensors: mean and mean square of each normalised image, height and width, the affine and
+        the shape of the file.
     """
-    usable, _ = usable_studies(shards, split, modalities, rater)
-    slices = {}
-    for pairs in shard_slice_pairs(shards, split):
-        facts = (
-            pairs.filter(lambda pair: tf.reduce_any(pair["study"] == usable))
-            .map(lambda pair: _facts(pair, modalities), num_parallel_calls=tf.data.AUTOTUNE)
-            .batch(_BATCH)
-            .prefetch(1)
-        )
-        for batch in facts.as_numpy_iterator():
-            for study, *values in zip(*batch, strict=True):
-                slices.setdefault(study, []).append(values)
-    return summarise(_features(parts, modalities) for parts in slices.values())
-
-
-def _facts(pair, modalities):
     moments = []
     for modality in modalities:
         scaled = normalise(pair[modality], pair[f"{modality}_range"])
         moments += [tf.reduce_mean(scaled), tf.reduce_mean(tf.square(scaled))]
     size = tf.stack([pair["height"], pair["width"]])
-    return pair["study"], tf.stack(moments), size, pair["affine"], pair["file_shape"]
+    return tf.stack(moments), size, pair["affine"], pair["file_shape"]
+
+
+def describe_training_data(facts: Mapping[str, Sequence], modalities) -> dict:
+    """What the training studies look like, for `training_data.json`.
+
+    Args:
+        facts: By study, `slice_facts` of each of its slice pairs.
+        modalities: As in `slice_facts`.
+
+    Returns:
+        See `strokeseg_tf.prediction.familiarity.summarise`. No study is named in it.
+    """
+    return summarise(_features(slices, modalities) for slices in facts.values())
 
 
 def _features(slices, modalities):
