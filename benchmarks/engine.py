@@ -7,8 +7,6 @@ SHARDS, the demo's cohort is made first. What metrics cost inside the step is ti
 """
 
 import argparse
-import contextlib
-import os
 import statistics
 import tempfile
 import time
@@ -90,8 +88,7 @@ def keep_account(shards, run, epochs) -> list[dict]:
     validation.validate_prepared = account.timed("validation", validate)
     try:
         config = SMALL.replace(training={"epochs": epochs, "precision": "auto"})
-        with open(os.devnull, "w") as terminal, contextlib.redirect_stdout(terminal):
-            training.fit(shards, run, config, callbacks=[account])
+        training.fit(shards, run, config, callbacks=[account])
     finally:
         training.build_step, training.distribute = build_step, distribute
         validation.validate_prepared = validate

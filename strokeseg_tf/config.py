@@ -156,6 +156,7 @@ class OptimiserSettings:
         _within(self, "learning_rate", 0, ends="()")
         _within(self, "warmup_share", 0, 1)
         _within(self, "weight_decay", 0)
+        _within(self, "epsilon", 0, ends="()")
         if self.clipnorm is not None:
             _within(self, "clipnorm", 0, ends="()")
         if self.ema_momentum is not None:

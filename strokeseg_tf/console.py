@@ -34,28 +34,27 @@ def remark(text: str) -> None:
 
 
 @contextlib.contextmanager
-def keras_progress() -> Iterator[int]:
-    """Keras prints its progress on standard output, which is for results: here it does not.
-
-    Yields:
-        `verbose` for `keras.Model.fit`: bars for a terminal, else a line an epoch.
-    """
-    with contextlib.redirect_stdout(sys.stderr):
-        yield 1 if sys.stderr.isatty() else 2
-
-
-@contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error; nothing where that is no terminal.
 
     Yields:
         A function to call with (done, total).
     """
+    with bars() as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def bars(transient=False):
+    """A `rich.progress.Progress` on standard error; it shows nothing where that is no terminal.
+
+    Args:
+        transient: Whether bars vanish when it stops.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    off = not console.is_terminal
+    return Progress(*columns, console=console, disable=off, transient=transient)

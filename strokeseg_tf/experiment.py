@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from strokeseg_tf.config import Config
 from tfrecord_tools.atomic import check_free, write_text
@@ -32,13 +31,13 @@ def train_variants(
     split: str = "test",
     convention: str = "isles22",
     overwrite: bool = False,
-    verbose: Any = "auto",
+    verbose: bool = True,
     on_run: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Path]:
     """Train the five models of Table 1 under one configuration.
 
-    Called again after an interruption it goes on from the last finished epoch; what is finished
-    is left as it is.
+    Called again after an interruption it goes on from the last epoch that was kept; what is
+    finished is left as it is.
 
     Args:
         shards: A finished shards folder with training studies and `split`.
@@ -48,7 +47,7 @@ def train_variants(
         split: Studies that `evaluate_variants` will score.
         convention: How; see `evaluate_variants`.
         overwrite: Begin anew where `out` holds an experiment.
-        verbose: As in `keras.Model.fit`.
+        verbose: See `strokeseg_tf.training.fit`.
         on_run: Called with (number, runs in all, name) before each training.
 
     Returns:

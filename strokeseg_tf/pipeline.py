@@ -138,11 +138,14 @@ class EpochOrder:
         seed: The run's seed.
         batch_size: Slice pairs a batch; what does not fill one is left to another epoch.
         lesion_free_share: Share of the slices without lesion that each epoch draws anew.
-        parts: Equal parts that every batch is cut into, one for each worker.
+        parts: Equal parts that every batch is cut into, one for each device of all workers.
 
     Attributes:
         batch_size: Smaller than asked for where there are fewer slices.
         steps: Batches of an epoch.
+
+    Raises:
+        InputError: There are fewer slice pairs than parts.
     """
 
     def __init__(self, slices, *, seed, batch_size, lesion_free_share=1.0, parts=1):
@@ -152,6 +155,8 @@ class EpochOrder:
         self._drawn = max(round(lesion_free_share * len(self._lesion_free)), at_least)
         count = len(self._lesion) + self._drawn
         self.seed = seed
+        if count < parts:
+            raise InputError(f"{parts} devices cannot share {count} slice pairs; use fewer")
         self.batch_size = min(batch_size, count // parts * parts)
         self.steps = count // self.batch_size
 

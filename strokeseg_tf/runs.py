@@ -48,7 +48,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """State after the last finished epoch."""
+        """State after the last epoch of the history."""
         return self.folder / "checkpoints"
 
     @property
@@ -99,6 +99,21 @@ class Run:
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{self.threshold_file} is damaged: {error}") from error
         return threshold
+
+    def read_environment(self) -> dict | None:
+        """Software, machine and data of the run; None where that was never written.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        if not self.environment_file.is_file():
+            return None
+        try:
+            environment = json.loads(self.environment_file.read_text(encoding="utf-8"))
+            environment["data"]["shards"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{self.environment_file} is damaged: {error}") from error
+        return environment
 
     def write_config(self, config: Config) -> None:
         """Write `config.json`."""

@@ -18,13 +18,17 @@ from strokeseg_tf.engine.callbacks import (
     EpochLine,
     EpochLogs,
     SeededDropout,
+    StepBar,
 )
 from strokeseg_tf.engine.curves import draw_curves
 from strokeseg_tf.engine.disk import telling_of_a_full_disk
 from strokeseg_tf.engine.distribution import (
+    StopTogether,
     build_strategy,
-    check_batch_size,
+    check_agreement,
+    check_sharing,
     distribute,
+    gather,
     read_cluster,
     scope,
     telling_of_lost_workers,
@@ -59,7 +63,7 @@ def fit(
     *,
     resume=False,
     overwrite=False,
-    verbose="auto",
+    verbose=True,
     callbacks=(),
     cache=None,
     origin=None,
@@ -73,9 +77,10 @@ def fit(
             studies.
         run: Run folder to write.
         config: All settings.
-        resume: Go on with an interrupted run from its last finished epoch.
+        resume: Go on with an interrupted run from the last epoch that was kept.
         overwrite: Replace a run that is there.
-        verbose: 0 for silence, 2 for a line an epoch on standard error, else Keras's bar as well.
+        verbose: Whether each epoch is a line on standard error, under a bar of its steps where
+            that is a terminal.
         callbacks: More Keras callbacks; they see the complete logs of an epoch.
         cache: `DataCache` of the shards, shared by runs of this process.
         origin: What search the settings come from, for `environment.json`.
@@ -88,35 +93,60 @@ def fit(
     Raises:
         InputError: No usable data, an existing run, or one that cannot be resumed.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"fit trains on TensorFlow, and KERAS_BACKEND is {keras.backend.backend()}; unset it, "
+            "or train the model of strokeseg_tf.models with Keras's own fit"
+        )
     use_half_of_the_cores_for_an_operation()
     run = Run(Path(run))
-    info = read_dataset_info(shards)
     # The run folder says what was used, not that it was left open.
     config = config.replace(training={"precision": choose_precision(config.training.precision)})
     settings, modalities = config.training, config.model.modalities
+    info = read_dataset_info(shards)
     split = settings.validation_split
     if settings.fold is None and not info.splits.get(split):
         split = settings.train_split
-    usable_studies(shards, split, modalities, settings.rater)
+    for part in (settings.train_split, split):
+        usable_studies(shards, part, modalities, settings.rater)
     cluster = read_cluster()
-    history = _open_run(run, config, resume, overwrite, cluster)
-    strategy = build_strategy(cluster)
-    check_batch_size(settings.batch_size, cluster, strategy)
+    # All that can be refused is, before a run is replaced. A run that lacks no epoch waits for no
+    # other worker.
+    trained = resume and len(read_history(run)) >= settings.epochs
+    strategy = None if trained else build_strategy(cluster)
+    check_sharing(settings.batch_size, settings.precision, cluster, strategy)
+    with _telling_of_workers(cluster):
+        history = _open_run(run, config, info, resume, overwrite, cluster)
+        if cluster.count > 1 and strategy:
+            check_agreement(strategy, config, len(history))
     if len(history) < settings.epochs:
         cache = cache or DataCache(shards)
-        if cluster.writes:
+        if cluster.writes and not history:
             _write_environment(run, info, origin)
         devices = cluster, strategy
-        with telling_of_a_full_disk(run.folder):
+        with _telling_of_workers(cluster), telling_of_a_full_disk(run.folder):
             history = _train(cache, run, config, split, history, verbose, callbacks, devices, trial)
-        if cluster.writes and not trial:
-            draw_curves(history, run.curves_file)
-    if not cluster.writes:
-        return []
+    if cluster.writes:
+        with telling_of_a_full_disk(run.folder):
+            _finish(shards, run, settings, split, history, trial)
+    if cluster.count > 1 and strategy:
+        # Who ended before the first is done would not come back with it.
+        with _telling_of_workers(cluster):
+            gather(strategy, [0])
+    return history if cluster.writes else []
+
+
+def _telling_of_workers(cluster):
+    return telling_of_lost_workers() if cluster.count > 1 else contextlib.nullcontext()
+
+
+def _finish(shards, run: Run, settings, split, history, trial):
+    """What comes after the last epoch, where it is not there yet."""
+    if not (trial or run.curves_file.is_file()):
+        draw_curves(history, run.curves_file)
     if settings.threshold is None and not run.threshold_file.is_file():
         best = NetworkPredictor(KerasEngine(load_network(run.model_file)))
         run.write_threshold(choose_threshold(best, shards, split, settings.rater))
-    return history
 
 
 def _train(
@@ -149,7 +179,7 @@ def _train(
         seed=settings.seed,
         batch_size=settings.batch_size,
         lesion_free_share=settings.lesion_free_share,
-        parts=cluster.count,
+        parts=strategy.num_replicas_in_sync if strategy else 1,
     )
     total_steps.assign(order.steps * settings.epochs)
     batches = training_batches(
@@ -168,33 +198,38 @@ def _train(
     validation = StudyValidation(predictor, build_loss(config.loss), studies)
     every_worker = [
         AveragedWeights(swapped=bool(history)),
-        SeededDropout(settings.seed),
+        SeededDropout(settings.seed, cluster.index),
     ]
     logs = EpochLogs(
         order.steps * order.batch_size,
         lambda epoch, step: sorted(set(slices.studies[order(epoch)[step]])),
     )
-    shown = [EpochLine(settings.epochs, history)] if verbose else []
-    if not trial:
-        shown.append(TensorBoardLogs(predictor, studies, run.logs, settings.epochs))
-    writing = [validation, logs, recorder, *shown, *callbacks]
-    # Keras's line an epoch would say the same at length; its bar shows the steps.
-    bar = verbose if verbose != 2 and cluster.writes else 0
-    with telling_of_lost_workers() if cluster.count > 1 else contextlib.nullcontext():
-        run_epochs(
-            trainer,
-            step,
-            distribute(batches, cluster, strategy),
-            steps=order.steps,
-            epochs=settings.epochs,
-            initial_epoch=len(history),
-            verbose=bar,
-            callbacks=every_worker + (writing if cluster.writes else [logs]),
-        )
+    bar = StepBar(order.steps, settings.epochs)
+    told = [bar, EpochLine(settings.epochs, history)] if verbose else []
+    drawn = [] if trial else [TensorBoardLogs(predictor, studies, run.logs, settings.epochs)]
+    writing = [validation, logs, *told, recorder, *drawn, *callbacks]
+    together = [StopTogether(strategy)] if cluster.count > 1 else []
+    with bar:
+        try:
+            run_epochs(
+                trainer,
+                step,
+                distribute(batches, order.batch_size, cluster, strategy),
+                steps=order.steps,
+                epochs=settings.epochs,
+                initial_epoch=len(history),
+                callbacks=[*every_worker, *(writing if cluster.writes else [logs]), *together],
+            )
+        except BaseException:
+            # Whatever ends it, epochs that are finished are kept; where the disk is full as well,
+            # the first reason is the one to tell.
+            with contextlib.suppress(OSError):
+                recorder.keep()
+            raise
     return recorder.history
 
 
-def _open_run(run: Run, config: Config, resume, overwrite, cluster) -> list[dict]:
+def _open_run(run: Run, config: Config, info, resume, overwrite, cluster) -> list[dict]:
     """Prepare the run folder; the history so far where a run goes on."""
     if not cluster.writes:
         return read_history(run) if resume else []
@@ -205,6 +240,7 @@ def _open_run(run: Run, config: Config, resume, overwrite, cluster) -> list[dict
                 f"{run.folder} was started with other settings ({_difference(before, config)}); "
                 "resume it with the same ones, or start another --run"
             )
+        _check_data(run, info)
         return read_history(run)
     check_free(run.folder, overwrite, marker=run.config_file.name)
     if run.folder.exists():
@@ -225,12 +261,26 @@ def _difference(before: Config, after: Config) -> str:
     )
 
 
+def _check_data(run: Run, info):
+    """Refuse to go on with other data than the run began with."""
+    before = run.read_environment()
+    if before and before["data"] != _data(info):
+        raise InputError(
+            f"{run.folder} was started on other shards (their splits or checksums differ); resume "
+            "it on the same, or start another --run"
+        )
+
+
+def _data(info) -> dict:
+    return json.loads(json.dumps({"splits": info.splits, "seed": info.seed, "shards": info.shards}))
+
+
 def _write_environment(run: Run, info, origin):
     content = {
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PACKAGES},
         "machine": {"system": platform.system(), "cores": os.cpu_count()},
         "keras_backend": keras.backend.backend(),
-        "data": {"splits": info.splits, "seed": info.seed, "shards": info.shards},
+        "data": _data(info),
     } | ({"search": dict(origin)} if origin else {})
     write_text(run.environment_file, json.dumps(content, indent=2) + "\n")

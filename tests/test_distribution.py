@@ -11,9 +11,10 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from strokeseg_tf.config import SMALL
-from strokeseg_tf.engine.distribution import Cluster, read_cluster
+from strokeseg_tf.engine.distribution import Cluster, check_sharing, read_cluster
 from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.runs import Run
 from tfrecord_tools.errors import InputError
@@ -76,16 +77,22 @@ def free_ports(count):
     return ports
 
 
-def start_workers(count, shards, run, config, *options):
-    """`strokeseg-tf fit` in so many processes; in one without TF_CONFIG."""
-    config_file = run.with_suffix(".json")
-    config_file.write_text(json.dumps(config.to_dict()))
-    command = [sys.executable, "-m", "strokeseg_tf.cli", "fit", shards, "--run", run, *options]
-    command += ["--config", config_file]
+def start_workers(count, shards, run, config, *options, others=None):
+    """`strokeseg-tf fit` in so many processes; in one without TF_CONFIG.
+
+    Run folder and settings of all, or those of the first and `others`.
+    """
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
+
+    def command(run, config):
+        config_file = run.with_name(f"{run.name}-{config.training.seed}.json")
+        config_file.write_text(json.dumps(config.to_dict()))
+        fit = ["fit", shards, "--run", run, "--config", config_file, *options]
+        return [sys.executable, "-m", "strokeseg_tf.cli", *map(str, fit)]
+
     return [
         subprocess.Popen(
-            list(map(str, command)),
+            command(*(others or (run, config) if index else (run, config))),
             env=os.environ | (tf_config(cluster, "worker", index) if count > 1 else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -129,8 +136,22 @@ def test_two_workers_train_as_one_and_go_on_after_one_was_killed(shards, tmp_pat
     second.communicate()
     before = len(read_history(Run(killed)))
     assert 1 <= before < 40
+    for others, told in (
+        ((tmp_path / "elsewhere", longer), "one folder that all of them see"),
+        ((killed, longer.replace(training={"seed": 7})), "different settings"),
+    ):
+        for worker in start_workers(2, shards, killed, longer, "--resume", others=others):
+            _, errors = worker.communicate(timeout=120)
+            assert worker.returncode == 2 and told in errors.splitlines()[-1], errors
     end_well(start_workers(2, shards, killed, longer, "--resume"))
     assert len(read_history(Run(killed))) == 40
+
+
+def test_what_several_devices_cannot_share_is_refused():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    check_sharing(6, "bfloat16", Cluster(), strategy)
+    with pytest.raises(InputError, match="float16 trains on one device only"):
+        check_sharing(6, "float16", Cluster(), strategy)
 
 
 WAIT_ALONE = """

@@ -353,6 +353,18 @@ TRAIN_A_STEP = """
 """
 
 
+FIT_IS_REFUSED = """
+    from strokeseg_tf.config import SMALL
+    from strokeseg_tf.training import fit
+    from tfrecord_tools.errors import InputError
+
+    try:
+        fit("no shards", "no run", SMALL)
+    except InputError as error:
+        print(error)
+"""
+
+
 def run_python(script, *arguments, backend):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
@@ -377,3 +389,5 @@ def test_models_losses_metrics_and_optimiser_run_on_another_backend(backend, sav
     assert result.stdout.split() == [str(len(VARIANTS)), backend], result.stderr
     result = run_python(TRAIN_A_STEP, backend=backend)
     assert result.stdout.strip() == f"trained on {backend}", result.stderr
+    result = run_python(FIT_IS_REFUSED, backend=backend)
+    assert f"KERAS_BACKEND is {backend}" in result.stdout, result.stderr

@@ -49,5 +49,5 @@ def test_they_train_and_predict_on_their_own_grid(isles22, shards, tmp_path):
 def test_the_small_preset_learns_three_cases_by_heart(shards, tmp_path):
     """Nothing between file and mask is broken; no claim of accuracy."""
     config = SMALL.replace(training={"epochs": 80})
-    history = fit(shards, tmp_path / "run", config, verbose=2)
+    history = fit(shards, tmp_path / "run", config)
     assert mean_dice(max(history, key=mean_dice)) >= 0.80

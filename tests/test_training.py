@@ -205,6 +205,31 @@ def test_resuming_with_other_settings_names_the_difference(run, shards):
         fit(shards, run.folder, TINY.replace(training={"batch_size": 4}), resume=True)
 
 
+def test_resuming_on_other_shards_is_refused(run, cohort, tmp_path):
+    from tfrecord_tools.conversion import convert
+
+    convert(cohort, tmp_path / "others", shares={"train": 0.5, "validation": 0.5})
+    with pytest.raises(InputError, match="started on other shards"):
+        fit(tmp_path / "others", run.folder, TINY, resume=True)
+
+
+class StopsInThirdEpoch(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_whatever_ends_a_training_its_finished_epochs_are_kept(shards, tmp_path):
+    """Also those that were too short to be written each."""
+    config, stopped = UNIMODAL.replace(training={"epochs": 3}), Run(tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        fit(shards, stopped.folder, config, verbose=False, callbacks=[StopsInThirdEpoch()])
+    before = read_history(stopped)
+    assert len(before) == 2
+    fit(shards, stopped.folder, config, verbose=False, resume=True)
+    assert read_history(stopped)[:2] == before and len(read_history(stopped)) == 3
+
+
 def test_a_finished_run_is_not_overwritten_unasked(run, shards):
     with pytest.raises(InputError, match="--overwrite"):
         fit(shards, run.folder, TINY)

@@ -1,7 +1,6 @@
 """From search to run: the winner trained in full."""
 
 from strokeseg_tf.config import Config
-from strokeseg_tf.console import keras_progress
 from strokeseg_tf.training import fit
 from tuning.plan import Plan
 from tuning.results import origin, winning_config
@@ -24,12 +23,4 @@ def fit_best(shards, search, run, plan: Plan, winner: dict, base: Config):
     if plan.base.loss.alpha_reading != base.loss.alpha_reading and "alpha" in winner["values"]:
         base = base.replace(loss={"alpha_reading": plan.base.loss.alpha_reading})
     config = winning_config(plan, winner, base)
-    with keras_progress() as verbose:
-        return fit(
-            shards,
-            run,
-            config,
-            resume=True,
-            verbose=verbose,
-            origin=origin(search, plan, winner),
-        )
+    return fit(shards, run, config, resume=True, origin=origin(search, plan, winner))

@@ -4,8 +4,8 @@
 #   SHARDS=/scratch/shards RUN=/scratch/runs/dual_v1 sbatch --nodes=2 deploy/training/slurm.sh --preset paper
 #
 # What stands behind the file's name goes to strokeseg-tf fit. A task that dies ends the others,
-# whose step waits for it; submitted again, or requeued, the job goes on after the last finished
-# epoch. With GPUs add --gpus-per-task=1.
+# whose step waits for it; submitted again, or requeued, the job goes on after the last epoch
+# that was kept. With GPUs add --gpus-per-task=1.
 #SBATCH --job-name=strokeseg-training
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

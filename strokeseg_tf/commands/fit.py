@@ -5,7 +5,7 @@ from pathlib import Path
 
 from strokeseg_tf.commands.settings import add_config_arguments, resolve_config
 from strokeseg_tf.config import read_object
-from strokeseg_tf.console import keras_progress, print_table, remark
+from strokeseg_tf.console import print_table, remark
 from strokeseg_tf.interruption import prompt_interruption
 
 HELP = "train one variant on a shards folder"
@@ -48,21 +48,24 @@ def run(arguments):
     from strokeseg_tf.engine.history import mean_dice
     from strokeseg_tf.training import fit
 
-    with prompt_interruption(), keras_progress() as verbose:
+    with prompt_interruption():
         history = fit(
             arguments.shards,
             arguments.folder,
             config,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
-            verbose=verbose,
             origin=_origin(arguments.config),
         )
     if not history:
         remark(f"this worker is done; the first one writes {arguments.folder}")
         return
     best = max(history, key=mean_dice)
-    columns = [c for c in best if c == "epoch" or c.startswith("val_")]
+    columns = [
+        "epoch",
+        "val_loss",
+        *(c for c in best if c.startswith("val_") and c.endswith("_dice")),
+    ]
     remark(f"best of {len(history)} epochs by mean validation Dice:")
     print_table(columns, [[best[c] for c in columns]])
     print(arguments.folder)

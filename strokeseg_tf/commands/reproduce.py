@@ -4,7 +4,7 @@ import json
 
 from strokeseg_tf.commands.evaluate import add_scoring_arguments, check_convention, print_summary
 from strokeseg_tf.commands.settings import add_config_arguments, resolve_config
-from strokeseg_tf.console import keras_progress, print_json, progress, remark
+from strokeseg_tf.console import print_json, progress, remark
 from strokeseg_tf.interruption import prompt_interruption
 
 HELP = "the paper's experiment: every variant trained, evaluated and reported together"
@@ -34,7 +34,7 @@ def run(arguments):
 
     from strokeseg_tf.experiment import evaluate_variants, train_variants
 
-    with prompt_interruption(), keras_progress() as verbose:
+    with prompt_interruption():
         train_variants(
             arguments.shards,
             arguments.out,
@@ -42,7 +42,6 @@ def run(arguments):
             split=arguments.split,
             convention=arguments.convention,
             overwrite=arguments.overwrite,
-            verbose=verbose,
             on_run=lambda number, count, name: remark(f"{number} of {count}: {name}"),
         )
     with progress("evaluating") as on_study:

@@ -7,6 +7,7 @@ import time
 import keras
 import numpy as np
 
+from strokeseg_tf.console import bars
 from strokeseg_tf.engine.history import mean_dice
 from tfrecord_tools.errors import InputError
 
@@ -16,15 +17,16 @@ class SeededDropout(keras.callbacks.Callback):
 
     Args:
         seed: The run's seed.
+        worker: Index of this worker: each drops others.
     """
 
-    def __init__(self, seed):
+    def __init__(self, seed, worker=0):
         super().__init__()
-        self._seed = seed
+        self._seed = [seed, worker]
 
     def on_epoch_begin(self, epoch, logs=None):
         dropouts = [la for la in self.model.layers if isinstance(la, keras.layers.Dropout)]
-        states = np.random.default_rng([self._seed, epoch]).integers(
+        states = np.random.default_rng([*self._seed, epoch]).integers(
             0, 2**32, (len(dropouts), 2), dtype=np.uint32
         )
         for layer, state in zip(dropouts, states, strict=True):
@@ -50,11 +52,15 @@ class EpochLogs(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self._trained = time.perf_counter()
         if not math.isfinite(logs["loss"]):
+            studies = ", ".join(self._studies_of(self._epoch, batch))
+            if batch:
+                # Weights that a step has broken show in the loss of the next.
+                before = ", ".join(self._studies_of(self._epoch, batch - 1))
+                studies += f" (the step before: {before})"
             raise InputError(
                 f"the loss became {logs['loss']} in epoch {self._epoch + 1}, step {batch + 1}, at "
-                f"a learning rate of {self._rate():.3g}, on slices of "
-                f"{', '.join(self._studies_of(self._epoch, batch))}; try a lower --learning-rate "
-                "or look at these studies"
+                f"a learning rate of {self._rate():.3g}, on slices of {studies}; try a lower "
+                "--learning-rate or look at these studies"
             )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -64,6 +70,46 @@ class EpochLogs(keras.callbacks.Callback):
 
     def _rate(self):
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+
+class StepBar(keras.callbacks.Callback):
+    """A bar over the steps of an epoch on standard error, where that is a terminal.
+
+    A context manager too: whatever ends the training, the terminal is left as it was.
+
+    Args:
+        steps: Steps of an epoch.
+        epochs: Epochs in all.
+    """
+
+    def __init__(self, steps, epochs):
+        super().__init__()
+        self._steps, self._epochs = steps, epochs
+        self._bars = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._bars = bars(transient=True)
+        self._bars.start()
+        title = f"epoch {epoch + 1} of {self._epochs}"
+        self._task = self._bars.add_task(title, total=self._steps)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bars.update(self._task, completed=batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.stop()
+
+    def stop(self):
+        """Take the bar away."""
+        if self._bars:
+            self._bars.stop()
+            self._bars = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
 
 
 class EpochLine(keras.callbacks.Callback):

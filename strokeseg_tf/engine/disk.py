@@ -38,6 +38,6 @@ def telling_of_a_full_disk(folder: Path):
 
 def _no_room(folder, reason):
     return InputError(
-        f"{folder} cannot be written: {reason}; every finished epoch is kept: make room and go on "
+        f"{folder} cannot be written: {reason}; what was kept before stays: make room and go on "
         "with --resume"
     )

@@ -12,10 +12,13 @@ import faulthandler
 import json
 import os
 import sys
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 
+from strokeseg_tf.config import Config
 from tfrecord_tools.errors import InputError
 
 
@@ -78,8 +81,6 @@ def build_strategy(cluster: Cluster, wait_seconds=WAIT_SECONDS):
     Raises:
         InputError: Not all of them came in time.
     """
-    if keras.backend.backend() != "tensorflow":
-        return None
     import tensorflow as tf
 
     if cluster.count > 1:
@@ -133,11 +134,14 @@ def scope(strategy):
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
-def check_batch_size(batch_size: int, cluster: Cluster, strategy) -> None:
-    """The batch must be the same for all devices: then all their gradients weigh the same.
+def check_sharing(batch_size: int, precision: str, cluster: Cluster, strategy) -> None:
+    """Refuse what several devices cannot share.
+
+    The batch must be the same for all of them: then all their gradients weigh the same.
 
     Raises:
-        InputError: It cannot be divided.
+        InputError: It cannot be divided; or the loss of float16 would be scaled by what one device
+            has seen overflow.
     """
     devices = strategy.num_replicas_in_sync if strategy else 1
     if batch_size % devices:
@@ -145,12 +149,72 @@ def check_batch_size(batch_size: int, cluster: Cluster, strategy) -> None:
             f"batches of {batch_size} slice pairs cannot be shared by {devices} devices on "
             f"{cluster.count} workers; give a --batch-size that is a multiple of {devices}"
         )
+    if strategy and precision == "float16":
+        raise InputError(
+            "float16 trains on one device only, for each would scale its loss by itself; choose "
+            "--precision bfloat16 or float32"
+        )
 
 
-def distribute(batches, cluster: Cluster, strategy):
-    """This worker's part of the batches, divided among its devices."""
+def gather(strategy, values: Sequence[float]) -> np.ndarray:
+    """What every device has, `(devices, values)`; all workers wait here for each other.
+
+    Args:
+        strategy: Of several workers.
+        values: As many on each worker.
+    """
+    import tensorflow as tf
+
+    own = strategy.run(lambda: tf.constant([list(map(float, values))], tf.float64))
+    return strategy.gather(own, axis=0).numpy()
+
+
+def check_agreement(strategy, config: Config, epochs_done: int) -> None:
+    """Refuse workers that would train different things; each waits for the others.
+
+    Raises:
+        InputError: Their settings differ, or the epochs that they find in the run folder.
+    """
+    checksum = zlib.crc32(json.dumps(config.to_dict(), sort_keys=True).encode())
+    differs = np.ptp(gather(strategy, [checksum, epochs_done]), axis=0) > 0
+    if differs[0]:
+        raise InputError("the workers were started with different settings; give all the same")
+    if differs[1]:
+        raise InputError(
+            "the workers find different epochs in the run folder; --run must be one folder that "
+            "all of them see, with --resume for all or for none"
+        )
+
+
+class StopTogether(keras.callbacks.Callback):
+    """Ends the training of all workers where one of them has a reason to.
+
+    Args:
+        strategy: Of several workers.
+    """
+
+    def __init__(self, strategy):
+        super().__init__()
+        self._strategy = strategy
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = bool(gather(self._strategy, [self.model.stop_training]).any())
+
+
+def distribute(batches, batch_size: int, cluster: Cluster, strategy):
+    """This worker's part of the batches, divided among its devices.
+
+    Args:
+        batches: `tf.data.Dataset` of this worker's part of each batch.
+        batch_size: Of all workers together.
+        cluster: The workers.
+        strategy: Of `build_strategy`.
+    """
     if cluster.count > 1:
-        return strategy.distribute_datasets_from_function(lambda _: batches)
+        # Each device of a worker takes what the dataset gives at a time.
+        each = batch_size // strategy.num_replicas_in_sync
+        own = batches.rebatch(each, drop_remainder=True)
+        return strategy.distribute_datasets_from_function(lambda _: own)
     return strategy.experimental_distribute_dataset(batches) if strategy else batches
 
 
@@ -170,5 +234,5 @@ def telling_of_lost_workers():
             raise
         raise InputError(
             "another worker stopped or cannot be reached any more; start all workers again with "
-            "--resume, which goes on after the last finished epoch"
+            "--resume, which goes on after the last epoch that was kept"
         ) from error

@@ -30,7 +30,7 @@ def build_step(trainer, strategy=None, batch_spec=None):
     return step
 
 
-def run_epochs(trainer, step, batches, *, steps, epochs, initial_epoch=0, verbose=0, callbacks=()):
+def run_epochs(trainer, step, batches, *, steps, epochs, initial_epoch=0, callbacks=()):
     """Train.
 
     Args:
@@ -40,16 +40,10 @@ def run_epochs(trainer, step, batches, *, steps, epochs, initial_epoch=0, verbos
         steps: Steps an epoch.
         epochs: Epochs in all.
         initial_epoch: Epochs already made.
-        verbose: 0 for silence, else Keras's progress bar.
         callbacks: Keras callbacks.
     """
     callbacks = keras.callbacks.CallbackList(
-        list(callbacks),
-        add_progbar=verbose != 0,
-        model=trainer,
-        verbose=verbose,
-        epochs=epochs,
-        steps=steps,
+        list(callbacks), model=trainer, epochs=epochs, steps=steps
     )
     # Keras would set it in `fit`.
     trainer.stop_training = False

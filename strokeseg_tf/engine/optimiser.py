@@ -164,9 +164,7 @@ class _Vector:
         self._average.assign(current)
 
     def _assign(self, vector):
-        for variable, value in zip(
-            self.variables, _unflatten(vector, self.variables), strict=True
-        ):
+        for variable, value in zip(self.variables, _unflatten(vector, self.variables), strict=True):
             variable.assign(ops.cast(value, variable.dtype))
 
     def _clipped(self, gradient):

@@ -145,7 +145,7 @@ class FusedNormalization(_Twin):
         context = tf.distribute.get_replica_context()
         total = context.all_reduce(tf.distribute.ReduceOp.SUM, moments)
         mean, square = tf.unstack(total / context.num_replicas_in_sync)
-        variance = square - tf.square(mean)
+        variance = tf.maximum(square - tf.square(mean), 0.0)  # Rounding may go below.
         weights = map(tf.convert_to_tensor, (self.layer.beta, self.layer.gamma))
         outputs = tf.nn.batch_normalization(values, mean, variance, *weights, self.layer.epsilon)
         return tf.cast(outputs, inputs.dtype), mean, variance
