@@ -107,7 +107,7 @@ def fit(
     split = settings.validation_split
     if settings.fold is None and not info.splits.get(split):
         split = settings.train_split
-    for part in (settings.train_split, split):
+    for part in (split, settings.train_split):
         usable_studies(shards, part, modalities, settings.rater)
     cluster = read_cluster()
     # All that can be refused is, before a run is replaced. A run that lacks no epoch waits for no
