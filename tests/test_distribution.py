@@ -154,6 +154,30 @@ def test_what_several_devices_cannot_share_is_refused():
         check_sharing(6, "float16", Cluster(), strategy)
 
 
+TWO_DEVICES = """
+import json, sys
+import tensorflow as tf
+from strokeseg_tf import training
+from strokeseg_tf.config import Config
+
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()])
+# What two GPUs would give.
+training.build_strategy = lambda cluster: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+training.fit(*sys.argv[1:3], Config().replace(**json.loads(sys.argv[3])), verbose=False)
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_of_a_machine_train_as_one(shards, tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    end_well(start_workers(1, shards, alone, TINY))
+    arguments = [str(shards), str(together), json.dumps(TINY.to_dict())]
+    subprocess.run([sys.executable, "-c", TWO_DEVICES, *arguments], check=True)
+    for one, other in zip(weights_of(alone), weights_of(together), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4)
+
+
 WAIT_ALONE = """
 from strokeseg_tf.engine.distribution import build_strategy, read_cluster
 from tfrecord_tools.errors import InputError
