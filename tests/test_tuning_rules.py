@@ -94,6 +94,16 @@ def test_the_default_wins_where_its_mean_is_above_every_trial():
     assert winning_config(PLAN, high) == apply_values(PLAN.base, {"gamma": 3.0})
 
 
+def test_a_fixed_factor_is_applied_once():
+    fixed = {"filters": 0.5, "augmentation": 2.0}
+    plan = Plan(apply_values(PLAN.base, fixed), SMALL, PLAN.space, fixed)
+    winner = result("0", 0.9, gamma=3.0)
+    trained = apply_values(plan.base, winner["values"])
+    assert winning_config(plan, winner) == trained
+    assert winning_config(plan, winner, PLAN.base) == trained
+    assert trained.model.filters[0] == SMALL.model.filters[0] / 2
+
+
 def test_the_winner_is_the_finalist_whose_repeats_are_best():
     default = [result(f"default-{n}", 0.5) for n in range(3)]
     trials = [result("0", 0.9), result("1", 0.8), result("2", 0.7), result("3", 0.6)]

@@ -136,7 +136,9 @@ def winning_config(plan: Plan, winner: dict, base: Config | None = None) -> Conf
     """The configuration of the winner, or what it found put into another base."""
     if is_default(winner["trial"]):
         return base or plan.default
-    return apply_values(base or plan.base, winner["values"] | plan.fixed)
+    if base is None:  # It has the fixed values; a factor applied twice would be its square.
+        return apply_values(plan.base, winner["values"])
+    return apply_values(base, winner["values"] | plan.fixed)
 
 
 def pareto_front(results: list[dict]) -> set[str]:
