@@ -234,6 +234,28 @@ def test_the_report_opens_without_a_network_and_says_what_luck_would_give(found)
     assert "on phantom data" in page and "nothing about noise" in page
 
 
+def test_a_folder_that_cannot_take_the_winner_is_refused_before_the_search(
+    shards, config, tmp_path, capsys
+):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    line = tune(shards, tmp_path / "search", config, "--fit-best", tmp_path / "taken")
+    assert main(line) == 2
+    assert "--fit-best" in (error := capsys.readouterr().err) and "--overwrite" not in error
+    assert not (tmp_path / "search").exists()
+
+
+def test_a_run_with_other_settings_is_told_by_its_option(found, tmp_path, capsys):
+    folder, line = found
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.write_config(SMALL)
+    assert main([*line, "--resume", "--fit-best", str(run.folder)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--fit-best" in error and "another folder" in error
+    assert run.read_config() == SMALL
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_soon_and_keeps_what_is_finished(shards, config, tmp_path):
     folder = tmp_path / "search"

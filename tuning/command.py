@@ -76,12 +76,13 @@ def add_arguments(parser):
 def run(arguments):
     """Search, and print the trials, best first."""
     from tuning.member import follow_parent
-    from tuning.options import full_config, resolve_plan, resolve_trials
+    from tuning.options import check_fit_best, full_config, resolve_plan, resolve_trials
     from tuning.results import BEST_CONFIG
 
     follow_parent()
     with prompt_interruption():
         plan = resolve_plan(arguments)
+        check_fit_best(arguments.fit_best)
         outcome = _search(arguments, plan, resolve_trials(arguments, plan))
         if outcome is None:  # A worker; the chief has the results.
             return

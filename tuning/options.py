@@ -1,10 +1,12 @@
 """From the options of `tune` to the search that they describe."""
 
 import argparse
+from pathlib import Path
 
 from strokeseg_tf.commands.settings import resolve_config
 from strokeseg_tf.config import read_object
 from strokeseg_tf.console import remark
+from strokeseg_tf.runs import Run
 from tfrecord_tools.errors import InputError
 from tfrecord_tools.shards import read_dataset_info
 from tuning.plan import GRID_POINTS, Plan
@@ -62,6 +64,21 @@ def resolve_trials(arguments, plan: Plan) -> int:
             "values by --space"
         )
     return points
+
+
+def check_fit_best(folder: str | Path | None) -> None:
+    """Refuse a folder for `--fit-best` that is neither free nor a run, before anything is searched.
+
+    Raises:
+        InputError: It is taken.
+    """
+    if folder is None:
+        return
+    run = Run(Path(folder))
+    if run.config_file.is_file() or not run.folder.exists():
+        return
+    if not run.folder.is_dir() or any(run.folder.iterdir()):
+        raise InputError(f"--fit-best {folder} is taken and is no run; name another folder")
 
 
 def member_line(arguments, trials: int) -> list[str]:
