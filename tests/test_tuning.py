@@ -207,6 +207,7 @@ def test_a_search_goes_on_only_as_what_it_was(found, shards, cohort, config, tmp
         (["--objective", "loss"], "known: native, slices, adc, dwi"),
         (["--trials", 0], "--trials must be at least 1"),
         (["--tuner", "grid", "--trials", 5], "grid has 81 points"),
+        (["--tuner", "hyperband", "--epochs", 9, "--trials", 12], "first bracket has 13 trials"),
         (["--folds"], "convert it with --folds"),
         (["--workers", 0], "--workers must be at least 1"),
         (["--space", "nowhere.json"], "nowhere.json"),

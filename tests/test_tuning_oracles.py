@@ -8,7 +8,7 @@ from strokeseg_tf.config import SMALL
 from tfrecord_tools.atomic import write_text
 from tuning.oracles import ORACLES, build_oracle
 from tuning.plan import Plan
-from tuning.results import RESULT, trial_folder
+from tuning.results import DEFAULT, RESULT, is_proposal, repeat_of, trial_folder
 from tuning.search_space import Choices, default_space, searched_config
 
 BASE = searched_config(SMALL.replace(training={"epochs": 4}))
@@ -73,6 +73,46 @@ def test_a_death_at_any_write_loses_no_trial_and_repeats_none(tuner, tmp_path):
         assert tuner == "hyperband" or len(set(values)) == TRIALS
 
 
+def test_a_bracket_of_hyperband_comes_to_its_end_whatever_the_workers_do(tmp_path):
+    oracle = new_oracle(tmp_path / "search", "hyperband", space=default_space())
+    oracle.max_trials = oracle.bracket_trials
+    running, promoted = [None], []
+    while running:
+        given = [oracle.create_trial(f"worker{n}") for n in range(4)]
+        running = [trial for trial in given if trial.status == "RUNNING"]
+        for trial in running[:1]:
+            end(oracle, trial, 0.5)
+            promoted.append("tuner/trial_id" in trial.hyperparameters.values)
+    assert sorted(promoted) == [False] * 5 + [True] * 2
+
+
+def test_the_gaussian_process_repeats_no_configuration(tmp_path):
+    """Of four, one is the best: it would be proposed again and again."""
+    space = {"gamma": Choices((0.0, 1.0)), "lesion_weight": Choices((1.0, 2.0))}
+    oracle = new_oracle(tmp_path / "search", "bayesian", space=space)
+    oracle.num_initial_points = 2
+    started = []
+    finish(oracle, started, [])
+    values = {json.dumps(t.hyperparameters.values) for t in oracle.trials.values()}
+    assert len(values) == len(started) == 4
+
+
+def test_a_configuration_is_a_finalist_once(tmp_path):
+    """Hyperband's promoted trials have the values of those before, and at least their score."""
+    oracle = new_oracle(tmp_path / "search", "hyperband", repeats=2, space=default_space())
+    oracle.max_trials = oracle.bracket_trials
+    while (trial := oracle.create_trial("tuner0")).status == "RUNNING":
+        if not is_proposal(trial.trial_id) and repeat_of(trial.trial_id)[0] != DEFAULT:
+            break
+        end(oracle, trial, trial.hyperparameters.values.get("gamma", 0.0))
+    repeats = [trial.trial_id]
+    end(oracle, trial, 0.5)
+    repeats.append(oracle.create_trial("tuner0").trial_id)
+    values = [oracle.trials[repeat_of(name)[0]].hyperparameters.values for name in repeats]
+    assert len({v["gamma"] for v in values}) == 2
+    assert {v["tuner/epochs"] for v in values} == {BASE.training.epochs}
+
+
 def test_a_grid_goes_over_every_point_once(tmp_path):
     oracle = new_oracle(tmp_path / "grid", "grid")
     finish(oracle, [], [])
@@ -102,7 +142,9 @@ def test_after_the_death_of_a_chief_living_workers_keep_their_trials(tmp_path):
 
 def end(oracle, trial, score):
     """End a trial as the tuner does: its result is written first."""
-    result = {"trial": trial.trial_id, "status": "complete", "score": score}
+    values = trial.hyperparameters.values
+    result = {"trial": trial.trial_id, "status": "complete", "score": score, "values": values}
+    result["epochs"] = values.get("tuner/epochs", BASE.training.epochs)
     folder = trial_folder(oracle._project_dir, trial.trial_id)
     folder.mkdir(exist_ok=True)
     write_text(folder / RESULT, json.dumps(result))

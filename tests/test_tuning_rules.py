@@ -8,7 +8,16 @@ from tfrecord_tools.errors import InputError
 from tuning.importance import importance
 from tuning.noise import expected_maximum, noise_of, verdict
 from tuning.plan import Plan
-from tuning.results import best_trial, finalists, pareto_front, rows_of, winning_config
+from tuning.results import (
+    best_trial,
+    comparable,
+    configuration,
+    distinct,
+    finalists,
+    pareto_front,
+    rows_of,
+    winning_config,
+)
 from tuning.search_space import Choices, Range, apply_values, default_space, searched_config
 from tuning.stopping import StoppingRules
 
@@ -82,6 +91,17 @@ def test_the_front_holds_who_is_not_beaten_on_both_heads():
     heads = {"0": (0.5, 0.5), "1": (0.6, 0.4), "2": (0.4, 0.5), "3": (0.6, 0.4)}
     trials = [result(t, 0, dice={"adc": d[0], "dwi": d[1]}) for t, d in heads.items()]
     assert pareto_front(trials) == {"0", "1", "3"}
+    best = {"adc": 0.9, "dwi": 0.9}
+    others = [result("4", 0.9, "pruned", best), result("default-0", 0.9, dice=best)]
+    assert pareto_front([*trials, *others]) == {"0", "1", "3"}
+
+
+def test_of_hyperband_the_longest_round_is_compared():
+    rounds = {"0": 2, "1": 2, "2": 6, "3": 6}
+    trials = [result(t, 0.5, **{"gamma": 1.0, "tuner/epochs": e}) for t, e in rounds.items()]
+    assert [r["trial"] for r in comparable(trials)] == ["2", "3"]
+    assert [r["trial"] for r in comparable([result("0", 0.1), result("1", 0.2, "pruned")])] == ["0"]
+    assert [configuration(r) for r in distinct(trials)] == [{"gamma": 1.0}]
 
 
 def test_the_default_wins_where_its_mean_is_above_every_trial():

@@ -37,7 +37,7 @@ def add_arguments(parser):
         "--trials",
         type=int,
         metavar="N",
-        help="proposals to train, in all (default: 20; a grid: all)",
+        help="proposals to train, in all (default: 20; a grid: all; hyperband: a bracket)",
     )
     add("--tuner", default="bayesian", help="bayesian (default), random, grid or hyperband")
     add("--space", metavar="FILE", help="what is searched and over which values: see below")

@@ -6,7 +6,7 @@ from strokeseg_tf.evaluation.panels import Level, Panel, Plot, Series
 from tuning.importance import importance, place
 from tuning.noise import Noise
 from tuning.plan import Plan
-from tuning.results import is_default, is_proposal, pareto_front, repeat_of
+from tuning.results import configuration, is_default, is_proposal, pareto_front, repeat_of
 
 BLUE, ORANGE, GREY, GREEN = "#0072b2", "#d55e00", "#888888", "#009e73"
 
@@ -49,7 +49,7 @@ def _points(name, results, colour) -> Series:
 
 
 def _words(result) -> str:
-    values = ", ".join(f"{k} {_short(v)}" for k, v in result["values"].items() if "/" not in k)
+    values = ", ".join(f"{k} {_short(v)}" for k, v in configuration(result).items())
     return f"trial {result['trial']}: {values}"
 
 
@@ -83,8 +83,8 @@ def coordinates_plot(plan: Plan, results: Sequence[dict]) -> Plot:
     ticks.append(f"Dice\n{low:.2f} to {high:.2f}")
     panel = Panel("Values", "", "place in the range", series, ticks=ticks)
     caption = (
-        "A line is a trial: its values, each between the ends of its range, and the validation "
-        "Dice it reached."
+        "A line is a trial that was trained in full: its values, each between the ends of its "
+        "range, and the validation Dice it reached."
     )
     return Plot("coordinates", "Parallel coordinates", caption, [panel])
 
@@ -147,11 +147,12 @@ def heads_plot(plan: Plan, results: Sequence[dict]) -> Plot | None:
     """ADC against DWI, and the trials that no other beats on both."""
     if len(plan.modalities) < 2:
         return None
-    front = pareto_front(list(results))
+    front = pareto_front(results)
     series = []
     for name, colour, chosen in (("trial", BLUE, False), ("not beaten on both", ORANGE, True)):
         part = [r for r in results if (r["trial"] in front) == chosen]
         x, y = ([r["dice"][m] for r in part] for m in ("adc", "dwi"))
         series.append(Series("points", name, x, y, colour, [_words(r) for r in part]))
     panel = Panel("Heads", "validation Dice, ADC", "validation Dice, DWI", series)
-    return Plot("heads", "ADC and DWI", "Each trial's best epoch on both heads.", [panel])
+    caption = "The best epoch of each trial that was trained in full, on both heads."
+    return Plot("heads", "ADC and DWI", caption, [panel])

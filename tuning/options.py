@@ -52,8 +52,11 @@ def resolve_trials(arguments, plan: Plan) -> int:
     """How many trials, by `--trials` or the tuner.
 
     Raises:
-        InputError: A grid is larger than that: its first part would leave parameters untouched.
+        InputError: A grid is larger than that: its first part would leave parameters untouched;
+            or Hyperband would end before anything was trained in full.
     """
+    if plan.tuner == "hyperband":
+        return _hyperband_trials(arguments.trials, plan)
     if plan.tuner != "grid":
         return 20 if arguments.trials is None else arguments.trials
     points = plan.grid_points
@@ -64,6 +67,19 @@ def resolve_trials(arguments, plan: Plan) -> int:
             "values by --space"
         )
     return points
+
+
+def _hyperband_trials(trials: int | None, plan: Plan) -> int:
+    from tuning.oracles import build_oracle
+
+    bracket = build_oracle(plan, 1).bracket_trials
+    if trials is not None and trials < bracket:
+        raise InputError(
+            f"Hyperband's first bracket has {bracket} trials, of which only the last are trained "
+            f"for all {plan.base.training.epochs} epochs, and --trials is {trials}; pass no "
+            "--trials, or fewer --epochs"
+        )
+    return bracket if trials is None else trials
 
 
 def check_fit_best(folder: str | Path | None) -> None:

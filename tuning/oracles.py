@@ -6,6 +6,7 @@ that trial running; and its grid does not save where it is.
 """
 
 import _thread
+import itertools
 import json
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from keras_tuner.engine.trial import Trial
 
 from tfrecord_tools.atomic import write_text
 from tuning.plan import GRID_POINTS, Plan
-from tuning.results import DEFAULT, complete, is_proposal, read_result, read_results
+from tuning.results import (
+    DEFAULT,
+    complete,
+    distinct,
+    is_proposal,
+    read_result,
+    read_results,
+)
 from tuning.search_space import SEARCH_SPACE, Choices, Range
 
 RUNNING, IDLE, STOPPED, ENDED = "RUNNING", "IDLE", "STOPPED", ("COMPLETED", "FAILED")
@@ -68,7 +76,7 @@ class DurableOracle:
         return self._first_left(f"{DEFAULT}-{number}" for number in range(self._repeats))
 
     def _next_of_finalists(self):
-        best = complete(read_results(self._project_dir))[: self._finalists]
+        best = distinct(complete(read_results(self._project_dir)))[: self._finalists]
         seeds = range(1, self._repeats)
         return self._first_left(f"{r['trial']}-{number}" for number in seeds for r in best)
 
@@ -156,7 +164,13 @@ def _repeat(name):
 
 
 class Bayesian(DurableOracle, keras_tuner.oracles.BayesianOptimizationOracle):
-    """Keras Tuner's Gaussian process."""
+    """Keras Tuner's Gaussian process, which may propose what was tried: a corner of the space."""
+
+    def populate_space(self, trial_id):
+        response = super().populate_space(trial_id)
+        if response["values"] and self._duplicate(response["values"]):
+            return self._random_populate_space()
+        return response
 
 
 class Random(DurableOracle, keras_tuner.oracles.RandomSearchOracle):
@@ -164,7 +178,26 @@ class Random(DurableOracle, keras_tuner.oracles.RandomSearchOracle):
 
 
 class Hyperband(DurableOracle, keras_tuner.oracles.HyperbandOracle):
-    """Keras Tuner's Hyperband."""
+    """Keras Tuner's Hyperband, whose brackets come to their end with several workers as well."""
+
+    @property
+    def bracket_trials(self) -> int:
+        """Trials of the first bracket: many of few epochs, then fewer, at last some of all."""
+        return self._size(self._get_num_brackets() - 1)
+
+    def _size(self, bracket):
+        return sum(self._get_size(bracket, n) for n in range(self._get_num_rounds(bracket)))
+
+    def _random_trial(self, trial_id, bracket):
+        # A worker that finds none to promote yet would begin the next bracket with a trial that
+        # the rounds of this one are to have.
+        planned = given = 0
+        for before in itertools.takewhile(lambda one: one is not bracket, self._brackets):
+            planned += self._size(before["bracket_num"])
+            given += sum(map(len, before["rounds"]))
+        if self.ongoing_trials and planned - given >= self.max_trials - len(self.trials):
+            return {"status": IDLE}
+        return super()._random_trial(trial_id, bracket)
 
 
 class Grid(DurableOracle, keras_tuner.oracles.GridSearchOracle):

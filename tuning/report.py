@@ -15,7 +15,9 @@ from tuning.noise import noise_of, verdict
 from tuning.plan import OBJECTIVES, Plan, read_plan
 from tuning.results import (
     DEFAULT,
+    comparable,
     complete,
+    distinct,
     finalists,
     is_default,
     is_proposal,
@@ -36,12 +38,13 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
         winner: The best of them.
     """
     proposals = [r for r in results if is_proposal(r["trial"])]
-    scored = [r for r in proposals if r["score"] is not None]
-    noise = noise_of(repeat_scores(results, DEFAULT), len(scored))
+    ended = comparable(results)
+    tried = distinct([r for r in proposals if r["score"] is not None])
+    noise = noise_of(repeat_scores(results, DEFAULT), len(tried))
     content = read_plan(search)
     sentences = [
         _verdict(plan, results, noise),
-        *_place_of_default(noise, scored),
+        *_place_of_default(noise, ended),
         f"{len(complete(results))} trials complete, {_count(proposals, 'pruned')} pruned, "
         f"{_count(proposals, 'failed')} failed; the winner is {_name(winner['trial'])}.",
         f"The objective, {plan.objective}, is the {OBJECTIVES[plan.objective]}. A training counts "
@@ -49,7 +52,7 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
     ]
     parts = [markup.section("In short", markup.bullets(sentences))]
     charts = {}
-    for plot in _plots(plan, results, scored, noise, winner):
+    for plot in _plots(plan, results, ended, noise, winner):
         (search / "figures").mkdir(exist_ok=True)
         picture = plot_figure(search / "figures" / f"{plot.name}.png", plot)
         parts.append(markup.section(plot.heading, framed_figure(picture)))
@@ -80,20 +83,20 @@ def _name(trial: str) -> str:
     return "the default" if is_default(trial) else f"trial {trial}"
 
 
-def _place_of_default(noise, scored):
-    if noise and scored:
-        beaten = sum(result["score"] < noise.mean for result in scored)
-        yield f"The default's mean is above {beaten} of {len(scored)} trials."
+def _place_of_default(noise, ended):
+    if noise and ended:
+        beaten = sum(result["score"] < noise.mean for result in ended)
+        yield f"The default's mean is above {beaten} of {len(ended)} trials trained in full."
 
 
-def _plots(plan, results, scored, noise, winner):
+def _plots(plan, results, ended, noise, winner):
     yield figures.trials_plot(plan, results, noise)
-    if scored:
-        yield figures.coordinates_plot(plan, scored)
-        if plot := figures.importance_plot(plan, scored):
+    if ended:
+        yield figures.coordinates_plot(plan, ended)
+        if plot := figures.importance_plot(plan, ended):
             yield plot
     yield figures.curves_plot(plan, [r for r in results if r["trainings"]], winner)
-    if scored and (plot := figures.heads_plot(plan, scored)):
+    if ended and (plot := figures.heads_plot(plan, ended)):
         yield plot
 
 

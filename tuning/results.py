@@ -78,9 +78,29 @@ def _order(trial: str):
 
 
 def complete(results: list[dict]) -> list[dict]:
-    """Proposals that were trained to their end, best first."""
+    """Proposals that were trained to their end, best first; of equal ones the longest trained."""
     done = [r for r in results if r["status"] == "complete" and is_proposal(r["trial"])]
-    return sorted(done, key=lambda r: -r["score"])
+    return sorted(done, key=lambda r: (-r["score"], -r["epochs"]))
+
+
+def comparable(results: list[dict]) -> list[dict]:
+    """Complete proposals of Hyperband's longest round, of other tuners all of them; best first."""
+    done = complete(results)
+    longest = max((r["values"].get("tuner/epochs", 0) for r in done), default=0)
+    return [r for r in done if r["values"].get("tuner/epochs", 0) == longest]
+
+
+def configuration(result: dict) -> dict:
+    """What was searched, by name, without what Hyperband notes beside it."""
+    return {k: v for k, v in result["values"].items() if not k.startswith("tuner/")}
+
+
+def distinct(results: list[dict]) -> list[dict]:
+    """The first result of each configuration: what Hyperband promotes has its predecessors' one."""
+    first = {}
+    for result in results:
+        first.setdefault(json.dumps(configuration(result), sort_keys=True), result)
+    return list(first.values())
 
 
 def repeat_scores(results: list[dict], name: str) -> list[float]:
@@ -142,8 +162,8 @@ def winning_config(plan: Plan, winner: dict, base: Config | None = None) -> Conf
 
 
 def pareto_front(results: list[dict]) -> set[str]:
-    """Trials that no other beats on one head without losing on another."""
-    heads = {r["trial"]: tuple(r["dice"].values()) for r in results if r["dice"]}
+    """Of `comparable` trials those that no other beats on one head without losing on another."""
+    heads = {r["trial"]: tuple(r["dice"].values()) for r in comparable(results)}
     return {
         trial
         for trial, own in heads.items()
@@ -156,7 +176,7 @@ def pareto_front(results: list[dict]) -> set[str]:
 
 def rows_of(plan: Plan, results: list[dict]) -> list[dict]:
     """The rows of `trials.csv`: finalists, other trials, then what was pruned or failed."""
-    front = pareto_front([r for r in results if r["status"] == "complete"])
+    front = pareto_front(results)
     names = [name for name in SEARCH_SPACE if name in plan.space]
     repeated = {r["trial"]: r["score"] for r in finalists(plan, results)}
     ranks = {"complete": 0, "pruned": 1, "failed": 2}
@@ -183,7 +203,7 @@ def origin(search: str | Path, plan: Plan, winner: dict) -> dict:
         "tuner": plan.tuner,
         "objective": plan.objective,
         "score": winner["score"],
-        "values": {k: v for k, v in winner["values"].items() if not k.startswith("tuner/")},
+        "values": configuration(winner),
     }
 
 

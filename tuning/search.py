@@ -22,6 +22,7 @@ from tuning.oracles import OBJECTIVE, build_oracle
 from tuning.outcome import conclude, is_finished
 from tuning.plan import Plan, check_plan, open_search
 from tuning.results import (
+    configuration,
     is_default,
     is_proposal,
     read_result,
@@ -87,9 +88,8 @@ class TrialRunner(BaseTuner):
         """What is proposed; of a repeat what was proposed for the trial that it repeats."""
         if is_proposal(trial.trial_id) or is_default(trial.trial_id):
             return trial.hyperparameters.values
-        values = read_result(self._folder, repeat_of(trial.trial_id)[0])["values"]
         # Trained in full, from the beginning, whatever round of Hyperband it was found in.
-        return {k: v for k, v in values.items() if not k.startswith("tuner/")}
+        return configuration(read_result(self._folder, repeat_of(trial.trial_id)[0]))
 
     def _try_run_and_update_trial(self, trial):
         """Keras Tuner's would print a traceback for a trial that failed as trials may."""
