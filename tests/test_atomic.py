@@ -249,3 +249,14 @@ def test_different_ids_have_different_names(studies):
 @pytest.mark.parametrize("study", ["phantom-001", "sub-strokecase0001_ses-0001", "Ärzte_1.2"])
 def test_a_harmless_id_is_its_own_name(study):
     assert file_name(study) == study
+
+
+def test_processes_of_one_number_may_write_the_same_file(tmp_path):
+    """As containers that share a volume do, in each of which a process is number 1."""
+    path = tmp_path / "trials.csv"
+    with atomic.new_file(path) as first:
+        first.write(b"first")
+        write_text(path, "second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["trials.csv"]

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -215,8 +216,9 @@ def _beside(out: Path, suffix: str) -> Path:
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends well, and vanishes when it does not."""
-    # Its own name in each process: the workers of a killed one may live a moment longer.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Its own name for each writer: the workers of a killed process may live a moment longer, and
+    # of the containers that share a volume every process may be number 1.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with open(partial, "wb") as file:
             yield file
