@@ -31,7 +31,7 @@ from tuning.results import (
     write_trials,
 )
 from tuning.search_space import apply_values
-from tuning.trial import run_trial
+from tuning.trial import disk_is_full, run_trial
 
 #: Seconds between two requests for a trial where the oracle had none yet.
 PAUSE_SECONDS = 0.5
@@ -199,12 +199,17 @@ def _run(runner, oracle) -> None:
             warnings.simplefilter("ignore", ConvergenceWarning)
             runner.search()
     except keras_tuner.errors.FatalError as error:
-        raise InputError(f"{error}; make room and go on with --resume") from error
+        raise InputError(f"{error}; {_advice(error.__cause__)}") from error
     except KeyboardInterrupt:
         if oracle is None or oracle.failure is None:
             raise
         raise InputError(
-            f"the search cannot be written ({oracle.failure}); make room and go on with --resume"
+            f"the search cannot be written ({oracle.failure}); {_advice(oracle.failure)}"
         ) from oracle.failure
     finally:
         gc.unfreeze()
+
+
+def _advice(error) -> str:
+    """What to do about an error that has ended the search."""
+    return f"{'make room' if disk_is_full(error) else 'mend that'} and go on with --resume"

@@ -176,6 +176,12 @@ def _count_start(folder: Path) -> None:
 _FULL = ("No space left on device", "Disk quota exceeded")
 
 
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error says that there is no room, or no more for this user."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or any(words in str(error) for words in _FULL)
+
+
 def _reason(error: Exception) -> str:
     """One line on why a trial failed.
 
@@ -183,8 +189,7 @@ def _reason(error: Exception) -> str:
         keras_tuner.errors.FatalError: A full disk: the next trial would fail as well.
     """
     text = " ".join(str(error).split())
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or any(words in text for words in _FULL):
+    if disk_is_full(error):
         raise keras_tuner.errors.FatalError(f"the disk is full ({text[:160]})") from error
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
         return f"out of memory ({text[:160]})"
