@@ -38,16 +38,25 @@ def container(name):
 
 def environment(name):
     config = next(m for m in manifests() if m["kind"] == "ConfigMap")["data"]
-    return config | {e["name"]: e.get("value") for e in container(name)["env"]}
+    return config | {e["name"]: e.get("value") for e in container(name).get("env", ())}
 
 
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", range(7))
 def test_manifests_follow_the_schemas_of_kubernetes(at):
     check_manifest(manifests()[at])
-    assert len(manifests()) == 6
+    assert len(manifests()) == 7
 
 
-@pytest.mark.parametrize("name", ["chief", "worker"])
+def test_who_trains_has_a_gpu_and_holds_none_before():
+    jobs = {m["metadata"]["name"]: m["spec"] for m in manifests() if m["kind"] == "Job"}
+    for name in ("chief", "worker", "fit"):
+        trains = "nvidia.com/gpu" in container(name)["resources"]["limits"]
+        assert trains == (name != "chief")
+        fits = "--fit-best" in container(name)["command"][-1]
+        assert fits == jobs[f"strokeseg-search-{name}"].get("suspend", False) == (name == "fit")
+
+
+@pytest.mark.parametrize("name", ["chief", "worker", "fit"])
 def test_what_the_pods_run_is_a_command_of_ours(name):
     lines = container(name)["command"][-1].replace("$SEARCH", environment(name)["SEARCH"])
     for line in re.findall(r"strokeseg-tf (.+)", lines):

@@ -20,14 +20,16 @@ export SEARCH="$OUT/search" WORKERS=$((SLURM_NTASKS - 1))
 KERASTUNER_ORACLE_IP=$(hostname)
 export KERASTUNER_ORACLE_IP KERASTUNER_ORACLE_PORT=$((20000 + SLURM_JOB_ID % 10000))
 
-# A task that dies is started again under its id; bad settings (status 2) are not tried again.
-srun --kill-on-bad-exit=0 bash -c '
+# A task that dies is started again under its id: a trial that kills its process is given up at the
+# fourth start. Bad settings (status 2) are not tried again, and a task that is lost ends the others,
+# which would wait for it.
+srun --kill-on-bad-exit=1 bash -c '
   if [ "$SLURM_PROCID" = 0 ]; then
     export KERASTUNER_TUNER_ID=chief KERASTUNER_ORACLE_IP=0.0.0.0
   else
     export KERASTUNER_TUNER_ID=worker$((SLURM_PROCID - 1))
   fi
-  for attempt in 1 2 3; do
+  for attempt in {1..10}; do
     status=0
     strokeseg-tf tune "$SHARDS" --run "$SEARCH" "$@" --workers "$WORKERS" --resume || status=$?
     case $status in 0 | 2) break ;; esac
