@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import signal
@@ -18,9 +19,11 @@ from strokeseg_tf.data_cache import DataCache
 from strokeseg_tf.engine.history import read_history
 from strokeseg_tf.runs import Run
 from tfrecord_tools.conversion import convert
+from tfrecord_tools.errors import InputError
 from tuning.plan import Plan
 from tuning.results import read_results
 from tuning.search_space import default_space, searched_config
+from tuning.starts import Starts
 from tuning.trial import run_trial
 
 TINY = {
@@ -375,13 +378,73 @@ def test_a_trial_may_be_a_mean_over_folds_and_seeds(cohort, config, tmp_path):
     assert result["score"] == pytest.approx(sum(scores) / 4) and result["sd"] is not None
 
 
+class Death(BaseException):
+    """What a kill is for the process that it hits."""
+
+
+class DyingPlan(Plan):
+    """A plan under which each process ends at the end of the second epoch that it trains."""
+
+    def value_of(self, row):
+        # Rows of the history, of epochs that were trained before, have their number.
+        if "epoch" not in row and next(self.asked) == 2:
+            raise self.end
+        return super().value_of(row)
+
+
+def start_dying(search, shards, end):
+    base = SMALL.replace(**TINY).replace(training={"epochs": 9})
+    plan = DyingPlan(searched_config(base), base, default_space())
+    object.__setattr__(plan, "asked", itertools.count(1))
+    object.__setattr__(plan, "end", end)
+    return run_trial(search, "0", {}, base, plan, DataCache(shards))
+
+
 def test_a_trial_that_kills_its_process_is_given_up(shards, tmp_path):
-    """What stands in the file is what three deaths in the second epoch leave."""
-    base = SMALL.replace(**TINY)
-    plan = Plan(searched_config(base), base, default_space())
-    starts = tmp_path / "trial_0" / "starts"
-    starts.parent.mkdir()
-    starts.write_text("0 0 0")
-    result = run_trial(tmp_path, "0", {}, base, plan, DataCache(shards))
-    assert result["status"] == "failed" and "ended 3 times in epoch 1" in result["reason"]
-    assert run_trial(tmp_path, "0", {}, base, plan, DataCache("nowhere")) == result
+    """Whether the epoch before was kept or not, and no sooner than at the fourth start."""
+    for _ in range(3):
+        with pytest.raises(Death):
+            start_dying(tmp_path, shards, Death)
+    result = start_dying(tmp_path, shards, Death)
+    assert result["status"] == "failed" and "its process ended 3 times" in result["reason"]
+    assert start_dying(tmp_path, "nowhere", Death) == result
+
+
+def test_a_trial_that_is_stopped_has_not_died(shards, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        start_dying(tmp_path, shards, KeyboardInterrupt)
+    assert (tmp_path / "trial_0" / "seed0" / "history.csv").is_file()
+    assert not (tmp_path / "trial_0" / "starts").exists()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "words"),
+    [
+        ([[], [], []], "in epoch 0"),
+        ([[1, 2], [2], [2]], "in epoch 2"),
+        ([[1, 2, 3], [2, 3, 4], [4, 5, 6]], "begun 3 epochs"),
+        ([[1, 2, 3], [2, 3, 4], [3, 4]], None),
+        ([[1], [1]], None),
+    ],
+)
+def test_deaths_at_the_same_point_are_told_from_others(epochs, words, tmp_path):
+    for begun in epochs:
+        starts = Starts(tmp_path)
+        for epoch in begun:
+            starts.begin("seed0", epoch)
+    if words:
+        with pytest.raises(InputError, match=words):
+            Starts(tmp_path)
+    else:
+        Starts(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_polite_kill_of_all_is_no_death(shards, config, tmp_path):
+    folder = tmp_path / "search"
+    _, process, names = start_with_workers(shards, folder, config)
+    wait_for(folder, "trial_*/starts", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 130
+    wait_until_gone(names.values())
+    assert not list(folder.glob("trial_*/starts"))

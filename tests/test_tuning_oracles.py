@@ -1,10 +1,14 @@
 """Keras Tuner's oracles survive a death at any write: no ended trial is lost or run again."""
 
 import json
+import signal
+import threading
+import time
 
 import pytest
 
 from strokeseg_tf.config import SMALL
+from strokeseg_tf.interruption import stopped_alike
 from tfrecord_tools.atomic import write_text
 from tuning.oracles import ORACLES, build_oracle
 from tuning.plan import Plan
@@ -178,6 +182,19 @@ def test_the_best_trials_are_repeated_when_all_have_ended(tmp_path):
         end(again, again.create_trial(f"worker{worker}"), 0.6)
     assert again.create_trial("worker0").status == "STOPPED" and again.is_done
     assert len(again.trials) == TRIALS
+
+
+def test_a_chief_hears_that_it_cannot_write_where_ctrl_c_is_left_to_its_parent(tmp_path):
+    oracle = new_oracle(tmp_path / "search", "random")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), stopped_alike():
+            writing = threading.Thread(target=oracle._write, args=(tmp_path / "no" / "file", {}))
+            writing.start()
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert isinstance(oracle.failure, FileNotFoundError)
 
 
 def test_the_seed_0_is_a_seed(tmp_path):

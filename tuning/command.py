@@ -5,7 +5,7 @@ from pathlib import Path
 
 from strokeseg_tf.commands.settings import add_config_arguments
 from strokeseg_tf.console import print_table, remark
-from strokeseg_tf.interruption import prompt_interruption
+from strokeseg_tf.interruption import prompt_interruption, stopped_alike
 
 HELP = "search alpha, gamma and the class weights with Keras Tuner"
 EXAMPLES = """\
@@ -80,7 +80,7 @@ def run(arguments):
     from tuning.results import BEST_CONFIG
 
     follow_parent()
-    with prompt_interruption():
+    with stopped_alike(), prompt_interruption():
         plan = resolve_plan(arguments)
         check_fit_best(arguments.fit_best)
         outcome = _search(arguments, plan, resolve_trials(arguments, plan))

@@ -12,18 +12,19 @@ from pathlib import Path
 
 from tfrecord_tools.errors import InputError
 from tuning.lock import LOCKED, search_lock
+from tuning.member import GRACE_SECONDS
 from tuning.outcome import conclude
 from tuning.plan import Plan, open_search
 from tuning.results import RESULT, read_result
+from tuning.starts import STARTS, forget_starts
 
 CHIEF = "chief"
 #: In the folder of a search: what its processes print.
 LOGS = "logs"
-#: A worker that ends so often without a result between is not started again.
-MAX_DEATHS = 4
+#: A worker that ends so often without a result between is not started again; more often than a
+#: trial that ends its process is tried, see `tuning.starts`.
+MAX_DEATHS = 10
 POLL_SECONDS = 0.5
-#: Seconds that a process has to end by itself.
-GRACE_SECONDS = 2.0
 
 
 def worker_ids(count: int) -> list[str]:
@@ -46,7 +47,7 @@ def search_with_workers(
     """Search with a chief and workers on this machine.
 
     A worker that dies is started again under its id, and the chief gives it the same trial, which
-    goes on from its last epoch. Where the chief dies all ends, to go on with `resume`.
+    goes on from the last epoch kept. Where the chief dies all ends, to go on with `resume`.
 
     Args:
         shards: A finished shards folder.
@@ -72,9 +73,14 @@ def search_with_workers(
         open_search(folder, plan.content(shards), resume=resume, overwrite=overwrite)
         (folder / LOGS).mkdir(exist_ok=True)
         seen = set(folder.glob(f"*/{RESULT}"))
-        with _processes(folder, workers, arguments) as start:
-            running = {name: start(name) for name in (CHIEF, *worker_ids(workers))}
-            _watch(folder, running, start, seen, on_trial)
+        try:
+            with _processes(folder, workers, arguments) as start:
+                running = {name: start(name) for name in (CHIEF, *worker_ids(workers))}
+                _watch(folder, running, start, seen, on_trial)
+        except KeyboardInterrupt:  # They were stopped and have not died.
+            for path in folder.glob(f"*/{STARTS}"):
+                forget_starts(path.parent)
+            raise
         return conclude(folder, plan, trials)
 
 

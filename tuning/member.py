@@ -3,8 +3,12 @@
 import os
 import signal
 import threading
+import time
 
 from tuning.lock import LOCKED
+
+#: Seconds that a process has to end by itself.
+GRACE_SECONDS = 2.0
 
 
 def follow_parent() -> None:
@@ -20,6 +24,8 @@ def follow_parent() -> None:
     def watch():
         # Not sys.stdin: its lock, held at the end of the interpreter, would abort it.
         os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -8,6 +8,7 @@ that trial running; and its grid does not save where it is.
 import _thread
 import itertools
 import json
+import signal
 from pathlib import Path
 
 import keras_tuner
@@ -138,7 +139,8 @@ class DurableOracle:
         except OSError as error:
             # In a chief this is a thread, and the exception would only be told to a worker.
             self.failure = self.failure or error
-            _thread.interrupt_main()
+            # Not by Ctrl-C's signal, which a chief with a parent leaves to that.
+            _thread.interrupt_main(signal.SIGTERM)
 
     def reload(self):
         if not Path(self._get_oracle_fname()).is_file():

@@ -15,6 +15,7 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from sklearn.exceptions import ConvergenceWarning
 
 from strokeseg_tf.data_cache import DataCache
+from strokeseg_tf.interruption import stopped_alike
 from strokeseg_tf.pipeline import usable_studies
 from tfrecord_tools.errors import InputError
 from tuning.lock import search_lock
@@ -194,7 +195,7 @@ def _run(runner, oracle) -> None:
     """Run trials until there are no more; Keras Tuner prints on standard output."""
     gc.freeze()  # After each trial garbage is collected: not among all that was imported.
     try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        with stopped_alike(), contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             # Of the Gaussian process on few trials; nothing that a user could mend.
             warnings.simplefilter("ignore", ConvergenceWarning)
             runner.search()
@@ -203,11 +204,12 @@ def _run(runner, oracle) -> None:
     except KeyboardInterrupt:
         if oracle is None or oracle.failure is None:
             raise
+    finally:
+        gc.unfreeze()
+    if oracle and oracle.failure:
         raise InputError(
             f"the search cannot be written ({oracle.failure}); {_advice(oracle.failure)}"
         ) from oracle.failure
-    finally:
-        gc.unfreeze()
 
 
 def _advice(error) -> str:

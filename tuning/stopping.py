@@ -51,11 +51,18 @@ class EarlyEnd(keras.callbacks.Callback):
         rules: The rules.
         value_of: The objective of an epoch from its logs.
         curve: The objective of the epochs before; it is extended.
+        on_begin: Called with the number of each epoch, from 1, when it begins.
     """
 
-    def __init__(self, rules: StoppingRules, value_of: Callable, curve: list[float]):
+    def __init__(
+        self, rules: StoppingRules, value_of: Callable, curve: list[float], on_begin: Callable
+    ):
         super().__init__()
         self._rules, self._value_of, self._curve = rules, value_of, curve
+        self._on_begin = on_begin
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._on_begin(epoch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
         self._curve.append(self._value_of(logs))

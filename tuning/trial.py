@@ -1,6 +1,7 @@
 """One trial: trainings under the seeds and folds of the plan, and what came of them."""
 
 import errno
+import functools
 import shutil
 import statistics
 import time
@@ -20,12 +21,8 @@ from strokeseg_tf.training import fit
 from tfrecord_tools.errors import InputError
 from tuning.plan import Plan
 from tuning.results import read_result, repeat_of, trial_folder, write_result
+from tuning.starts import Starts, forget_starts
 from tuning.stopping import EarlyEnd, StoppingRules
-
-#: A trial whose process died so often in the same epoch is given up.
-MAX_DEATHS = 3
-#: In the folder of a trial: the epochs that were done at each start.
-STARTS = "starts"
 
 
 def run_trial(
@@ -61,16 +58,17 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     start, trainings, status, reason = time.perf_counter(), [], "complete", None
     try:
-        _count_start(folder)
+        starts = Starts(folder)
         for name, settings in executions(config, plan, repeat_of(trial)[1]).items():
             _take_over(search, folder, name, values)
             rules = _rules(settings, values, plan, name, others, first=not trainings)
-            trainings.append(_train(folder / name, settings, rules, plan, cache))
+            on_begin = functools.partial(starts.begin, name)
+            trainings.append(_train(folder / name, settings, rules, plan, cache, on_begin))
             if trainings[-1]["end"] == "median":
                 status, reason = "pruned", "its best epoch was below the median of other trials"
                 break
     except KeyboardInterrupt:
-        (folder / STARTS).unlink(missing_ok=True)
+        forget_starts(folder)
         raise
     except Exception as error:
         status, reason = "failed", _reason(error)
@@ -84,6 +82,7 @@ def run_trial(
         "trainings": trainings,
     }
     write_result(search, result)
+    forget_starts(folder)
     if plan.tuner != "hyperband":  # Whose later rounds go on from these.
         for name in executions(config, plan, repeat_of(trial)[1]):
             shutil.rmtree(Run(folder / name).checkpoints, ignore_errors=True)
@@ -121,12 +120,12 @@ def _take_over(search, folder, name, values):
         partial.rename(folder / name)
 
 
-def _train(run, config, rules, plan, cache) -> dict:
+def _train(run, config, rules, plan, cache, on_begin) -> dict:
     history = read_history(Run(run))
     curve = [plan.value_of(row) for row in history]
     if not rules.reason(curve):
         keras.utils.clear_session()  # It collects garbage, too.
-        end = EarlyEnd(rules, plan.value_of, curve)
+        end = EarlyEnd(rules, plan.value_of, curve, on_begin)
         options = {"resume": True, "verbose": 0, "callbacks": [end], "cache": cache}
         history = fit(cache.shards, run, config, trial=True, **options)
     best = max(history, key=plan.value_of)
@@ -153,23 +152,6 @@ def _summary(trainings, plan) -> dict:
         "dice": dice,
         "epochs": sum(len(training["curve"]) for training in trainings),
     }
-
-
-def _count_start(folder: Path) -> None:
-    """Note a start; give up where the process has died again and again in the same epoch.
-
-    Raises:
-        InputError: It has.
-    """
-    done = sum(len(read_history(Run(path.parent))) for path in folder.glob("*/config.json"))
-    path = folder / STARTS
-    before = path.read_text(encoding="utf-8").split() if path.is_file() else []
-    if before[-MAX_DEATHS:] == [str(done)] * MAX_DEATHS:
-        raise InputError(
-            f"its process ended {MAX_DEATHS} times in epoch {done + 1} without a word: "
-            "killed, perhaps for want of memory"
-        )
-    path.write_text(" ".join([*before, str(done)]), encoding="utf-8")
 
 
 #: What a full disk is called by the libraries that write.
