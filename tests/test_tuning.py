@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,36 @@ def test_a_finished_search_is_told_again_and_trains_nothing(found, capsys):
     assert all(len(text) <= 80 for text in printed.splitlines()[:-1])
 
 
+def test_a_finished_search_needs_no_workers(found):
+    folder, line = found
+    assert main([*line, "--resume", "--workers", "2"]) == 0
+    assert not (folder / "logs").exists()
+
+
+def test_a_removed_result_is_found_again_and_a_damaged_one_is_named(found, tmp_path, capsys):
+    folder, line = found
+    copy = tmp_path / "search"
+    shutil.copytree(folder, copy)
+    line = [*(str(copy) if word == str(folder) else word for word in line), "--resume"]
+    path = copy / "trial_0" / "result.json"
+    before = json.loads(path.read_text())
+    path.write_text("{")
+    assert main(line) == 2
+    assert f"{path} is damaged" in (error := capsys.readouterr().err) and "remove it" in error
+    path.unlink()
+    (copy / "trials.csv").unlink()
+    (copy / "trials.csv").mkdir()
+    assert main(line) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "Is a directory" in error and "go on with --resume" in error
+    assert "make room" not in error
+    (copy / "trials.csv").rmdir()
+    assert main(line) == 0
+    after = json.loads(path.read_text())
+    assert (after["score"], after["status"]) == (before["score"], "complete")
+    assert len(table(copy)) == len(table(folder))
+
+
 def test_a_search_goes_on_only_as_what_it_was(found, shards, cohort, config, tmp_path, capsys):
     folder, line = found
     convert(cohort, tmp_path / "other", shares={"train": 0.5, "validation": 0.5}, seed=1)
@@ -209,6 +240,7 @@ def test_a_search_goes_on_only_as_what_it_was(found, shards, cohort, config, tmp
         (["--tuner", "unheard-of"], "known: bayesian, random, grid, hyperband"),
         (["--objective", "loss"], "known: native, slices, adc, dwi"),
         (["--trials", 0], "--trials must be at least 1"),
+        (["--trials", 0, "--workers", 2], "--trials must be at least 1"),
         (["--tuner", "grid", "--trials", 5], "grid has 81 points"),
         (["--tuner", "hyperband", "--epochs", 9, "--trials", 12], "first bracket has 13 trials"),
         (["--folds"], "convert it with --folds"),

@@ -13,8 +13,8 @@ from pathlib import Path
 from tfrecord_tools.errors import InputError
 from tuning.lock import LOCKED, search_lock
 from tuning.member import GRACE_SECONDS
-from tuning.outcome import conclude
-from tuning.plan import Plan, open_search
+from tuning.outcome import conclude, is_finished
+from tuning.plan import Plan, check_search, open_search
 from tuning.results import RESULT, read_result
 from tuning.starts import STARTS, forget_starts
 
@@ -69,19 +69,25 @@ def search_with_workers(
     if workers < 1:
         raise InputError(f"--workers must be at least 1, received {workers}")
     folder = Path(os.path.abspath(folder))
+    check_search(shards, plan, trials)
     with search_lock(folder):
         open_search(folder, plan.content(shards), resume=resume, overwrite=overwrite)
-        (folder / LOGS).mkdir(exist_ok=True)
-        seen = set(folder.glob(f"*/{RESULT}"))
-        try:
-            with _processes(folder, workers, arguments) as start:
-                running = {name: start(name) for name in (CHIEF, *worker_ids(workers))}
-                _watch(folder, running, start, seen, on_trial)
-        except KeyboardInterrupt:  # They were stopped and have not died.
-            for path in folder.glob(f"*/{STARTS}"):
-                forget_starts(path.parent)
-            raise
+        if not is_finished(folder, trials):
+            _search(folder, workers, arguments, on_trial)
         return conclude(folder, plan, trials)
+
+
+def _search(folder, workers, arguments, on_trial):
+    (folder / LOGS).mkdir(exist_ok=True)
+    seen = set(folder.glob(f"*/{RESULT}"))
+    try:
+        with _processes(folder, workers, arguments) as start:
+            running = {name: start(name) for name in (CHIEF, *worker_ids(workers))}
+            _watch(folder, running, start, seen, on_trial)
+    except KeyboardInterrupt:  # Trials were stopped and have not died.
+        for path in folder.glob(f"*/{STARTS}"):
+            forget_starts(path.parent)
+        raise
 
 
 @contextlib.contextmanager

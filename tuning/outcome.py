@@ -1,22 +1,23 @@
-"""What stands in the folder of a search when it has ended, or has been interrupted."""
+"""What stands in the folder of a search when it has ended."""
 
 import json
 from pathlib import Path
 
 from tfrecord_tools.atomic import write_text
 from tuning.plan import Plan
-from tuning.results import read_results, write_tables
+from tuning.results import RESULT, read_results, write_tables
 
 #: How many trials the search had when all of them had ended.
 FINISHED = "finished.json"
 
 
 def is_finished(folder: Path, trials: int) -> bool:
-    """Whether a search of so many trials has come to its end."""
+    """Whether a search of so many trials has come to its end, and no result was removed since."""
     try:
-        return json.loads((folder / FINISHED).read_text(encoding="utf-8"))["trials"] >= trials
+        before = json.loads((folder / FINISHED).read_text(encoding="utf-8"))["trials"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
+    return before >= trials and all((t / RESULT).is_file() for t in folder.glob("trial_*"))
 
 
 def conclude(folder: Path, plan: Plan, trials: int) -> dict:

@@ -167,6 +167,23 @@ def _plain(value):
     return "none" if value is None else str(value)
 
 
+def check_search(shards, plan: Plan, trials: int) -> None:
+    """Refuse what would fail in every trial.
+
+    Raises:
+        InputError: It says what.
+    """
+    from strokeseg_tf.pipeline import usable_studies
+
+    if trials < 1:
+        raise InputError(f"--trials must be at least 1, received {trials}")
+    training = plan.base.training
+    views = [f"fold{k}" for k in range(plan.folds)] or [None]
+    for view in views:
+        split = f"{view}-train" if view else training.train_split
+        usable_studies(shards, split, plan.modalities, training.rater)
+
+
 def open_search(folder: str | Path, content: dict, *, resume=False, overwrite=False) -> None:
     """Begin a search, or check that the one that is there is this one.
 

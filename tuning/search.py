@@ -16,12 +16,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from strokeseg_tf.data_cache import DataCache
 from strokeseg_tf.interruption import stopped_alike
-from strokeseg_tf.pipeline import usable_studies
 from tfrecord_tools.errors import InputError
 from tuning.lock import search_lock
 from tuning.oracles import OBJECTIVE, build_oracle
 from tuning.outcome import conclude, is_finished
-from tuning.plan import Plan, check_plan, open_search
+from tuning.plan import Plan, check_plan, check_search, open_search
 from tuning.results import (
     configuration,
     is_default,
@@ -162,21 +161,6 @@ def search(
         if not (oracle.is_done or is_finished(folder, trials)):
             _run(runner, oracle)
         return conclude(folder, plan, trials)
-
-
-def check_search(shards, plan: Plan, trials: int) -> None:
-    """Refuse what would fail in every trial.
-
-    Raises:
-        InputError: It says what.
-    """
-    if trials < 1:
-        raise InputError(f"--trials must be at least 1, received {trials}")
-    training = plan.base.training
-    views = [f"fold{k}" for k in range(plan.folds)] or [None]
-    for view in views:
-        split = f"{view}-train" if view else training.train_split
-        usable_studies(shards, split, plan.modalities, training.rater)
 
 
 def _leave_when_finished(folder: Path, trials: int) -> None:
