@@ -10,7 +10,8 @@ import pytest
 from strokeseg_tf.config import SMALL
 from strokeseg_tf.interruption import stopped_alike
 from tfrecord_tools.atomic import write_text
-from tuning.oracles import ORACLES, build_oracle
+from tfrecord_tools.errors import InputError
+from tuning.oracles import ORACLES, TRIAL, build_oracle
 from tuning.plan import Plan
 from tuning.results import DEFAULT, RESULT, is_proposal, repeat_of, trial_folder
 from tuning.search_space import Choices, default_space, searched_config
@@ -51,11 +52,65 @@ def finish(oracle, started, ended):
             return
         started.append(trial.trial_id)
         values = trial.hyperparameters.values
-        score = values["gamma"] - 0.1 * values["lesion_weight"]
-        oracle.update_trial(trial.trial_id, {"validation_dice": score})
-        trial.status = "COMPLETED"
-        oracle.end_trial(trial)
+        end(oracle, trial, values["gamma"] - 0.1 * values["lesion_weight"])
         ended.append(trial.trial_id)
+
+
+def end(oracle, trial, score):
+    """End a trial as the tuner does: its result is written first."""
+    values = trial.hyperparameters.values
+    result = {"trial": trial.trial_id, "status": "complete", "score": score, "values": values}
+    result["epochs"] = values.get("tuner/epochs", BASE.training.epochs)
+    folder = trial_folder(oracle._project_dir, trial.trial_id)
+    folder.mkdir(exist_ok=True)
+    write_text(folder / RESULT, json.dumps(result))
+    oracle.update_trial(trial.trial_id, {"validation_dice": score})
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+
+
+@pytest.mark.parametrize("tuner", ORACLES)
+def test_a_trial_whose_result_was_removed_is_run_anew(tuner, tmp_path):
+    folder = tmp_path / "search"
+    finish(new_oracle(folder, tuner), [], [])
+    (trial_folder(folder, "2") / RESULT).unlink()
+    again, started = new_oracle(folder, tuner), []
+    assert not again.is_done
+    finish(again, started, [])
+    assert started == ["2"] and again.is_done
+    assert again.trials["2"].status == "COMPLETED" and again.trials["2"].score is not None
+
+
+@pytest.mark.parametrize("tuner", ORACLES)
+def test_trials_that_were_counted_and_not_written_are_proposed_again(tuner, tmp_path):
+    """The state after a full disk, on which oracle.json had room and trial.json none."""
+    folder, space = tmp_path / "search", SPACE if tuner == "grid" else default_space()
+    first = new_oracle(folder, tuner, space=space)
+    for _ in range(3):
+        end(first, first.create_trial("tuner0"), 0.5)
+    last = [first.create_trial(f"worker{n}").trial_id for n in range(2)]
+    for name in last:
+        (trial_folder(folder, name) / TRIAL).unlink()
+    again, started = new_oracle(folder, tuner, space=space), []
+    finish(again, started, [])
+    assert started[:2] == last and len(again.trials) == TRIALS
+    values = [json.dumps(t.hyperparameters.values) for t in again.trials.values()]
+    assert tuner == "hyperband" or len(set(values)) == TRIALS
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+@pytest.mark.parametrize("name", ["oracle.json", "trial_1/trial.json"])
+def test_damage_is_one_line_that_names_the_file(name, content, tmp_path):
+    folder = tmp_path / "search"
+    finish(new_oracle(folder, "bayesian"), [], [])
+    (folder / name).write_text(content)
+    with pytest.raises(InputError, match=f"{name} is damaged.*--overwrite") as caught:
+        new_oracle(folder, "bayesian")
+    assert "\n" not in str(caught.value)
+    (folder / "trial_1" / TRIAL).unlink()
+    (folder / "oracle.json").write_text('{"start_order": ["0", "1", "2"]}')
+    with pytest.raises(InputError, match=f"trial_1/{TRIAL} is missing"):
+        new_oracle(folder, "bayesian")
 
 
 @pytest.mark.parametrize("tuner", ORACLES)
@@ -144,19 +199,6 @@ def test_after_the_death_of_a_chief_living_workers_keep_their_trials(tmp_path):
     assert {alone.create_trial("tuner0").trial_id} <= {first, second}
 
 
-def end(oracle, trial, score):
-    """End a trial as the tuner does: its result is written first."""
-    values = trial.hyperparameters.values
-    result = {"trial": trial.trial_id, "status": "complete", "score": score, "values": values}
-    result["epochs"] = values.get("tuner/epochs", BASE.training.epochs)
-    folder = trial_folder(oracle._project_dir, trial.trial_id)
-    folder.mkdir(exist_ok=True)
-    write_text(folder / RESULT, json.dumps(result))
-    oracle.update_trial(trial.trial_id, {"validation_dice": score})
-    trial.status = "COMPLETED"
-    oracle.end_trial(trial)
-
-
 def test_the_best_trials_are_repeated_when_all_have_ended(tmp_path):
     folder = tmp_path / "search"
     oracle = new_oracle(folder, "grid", repeats=3)
@@ -191,7 +233,8 @@ def test_a_chief_hears_that_it_cannot_write_where_ctrl_c_is_left_to_its_parent(t
         with pytest.raises(KeyboardInterrupt), stopped_alike():
             writing = threading.Thread(target=oracle._write, args=(tmp_path / "no" / "file", {}))
             writing.start()
-            time.sleep(5)
+            for _ in range(100):  # As a chief waits: no real signal would end a sleep.
+                time.sleep(0.05)
     finally:
         signal.signal(signal.SIGINT, before)
     assert isinstance(oracle.failure, FileNotFoundError)

@@ -6,8 +6,10 @@ that trial running; and its grid does not save where it is.
 """
 
 import _thread
+import contextlib
 import itertools
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -16,14 +18,17 @@ import numpy as np
 from keras_tuner.engine.trial import Trial
 
 from tfrecord_tools.atomic import write_text
+from tfrecord_tools.errors import InputError
 from tuning.plan import GRID_POINTS, Plan
 from tuning.results import (
     DEFAULT,
+    RESULT,
     complete,
     distinct,
     is_proposal,
     read_result,
     read_results,
+    trial_folder,
 )
 from tuning.search_space import SEARCH_SPACE, Choices, Range
 
@@ -32,6 +37,11 @@ OBJECTIVE = keras_tuner.Objective("validation_dice", "max")
 #: Share of the variance between trials that the Gaussian process takes for noise. Keras Tuner's own
 #: 1e-4 would have it follow the luck of every training.
 NOISE_SHARE = 0.1
+
+
+#: In the folder of each trial: what Keras Tuner knows of it.
+TRIAL = "trial.json"
+_REMEDY = "restore it, or begin the search anew with --overwrite"
 
 
 class DurableOracle:
@@ -121,6 +131,14 @@ class DurableOracle:
         return state
 
     def set_state(self, state):
+        # Of trials that are lost, which `reload` has left out, nothing is to be known.
+        ongoing = state["ongoing_trials"].items()
+        lost = {hashed for name, hashed in state["id_to_hash"].items() if name not in self.trials}
+        state = state | {
+            "start_order": list(self.trials),
+            "ongoing_trials": {worker: name for worker, name in ongoing if name in self.trials},
+            "tried_so_far": [hashed for hashed in state["tried_so_far"] if hashed not in lost],
+        }
         super().set_state(state)
         repeats = state.get("ongoing_repeats", {}).items()
         self._interrupted = self.ongoing_trials | {
@@ -131,7 +149,7 @@ class DurableOracle:
         self._write(Path(self._get_oracle_fname()), self.get_state())
 
     def _save_trial(self, trial):
-        self._write(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+        self._write(Path(self._get_trial_dir(trial.trial_id)) / TRIAL, trial.get_state())
 
     def _write(self, path, state):
         try:
@@ -143,13 +161,22 @@ class DurableOracle:
             _thread.interrupt_main(signal.SIGTERM)
 
     def reload(self):
-        if not Path(self._get_oracle_fname()).is_file():
+        """Load what is on the disk; trials that have no result go on or are run anew.
+
+        A trial that was written and not yet counted is proposed again, as is one that was counted
+        and not written: a full disk leaves such.
+
+        Raises:
+            InputError: A file is damaged or missing.
+        """
+        path = Path(self._get_oracle_fname())
+        if not path.is_file():
             return
-        super().reload()
-        # A trial that was written and not yet counted is proposed again.
-        self.trials = {name: self.trials[name] for name in self.start_order}
-        ended = [name for name, trial in self.trials.items() if trial.status in ENDED]
-        self.end_order += [name for name in ended if name not in self.end_order]
+        with _telling_of_damage(path):
+            state = json.loads(path.read_text(encoding="utf-8"))
+            self.trials = dict(self._load_trials(state["start_order"]))
+            self.set_state(state)
+        self.end_order = [name for name, trial in self.trials.items() if trial.status in ENDED]
         self.ongoing_trials = {
             worker: trial
             for worker, trial in self._interrupted.items()
@@ -158,6 +185,35 @@ class DurableOracle:
         kept = {trial.trial_id for trial in self.ongoing_trials.values()}
         waiting = [n for n, t in self.trials.items() if t.status not in ENDED and n not in kept]
         self._retry_queue = waiting[::-1]  # It is taken from its end.
+
+    def _load_trials(self, names):
+        for at, name in enumerate(names):
+            path = trial_folder(self._project_dir, name) / TRIAL
+            if path.is_file():
+                with _telling_of_damage(path):
+                    trial = Trial.from_state(json.loads(path.read_text(encoding="utf-8")))
+                ended = trial.status in ENDED and read_result(self._project_dir, name)
+                yield name, trial if ended else Trial(trial.hyperparameters, name)
+            elif any(_is_kept(self._project_dir, later) for later in names[at:]):
+                raise InputError(f"{path} is missing; {_REMEDY}")
+            else:
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _is_kept(search, name):
+    """Whether anything is known of a trial."""
+    return any((trial_folder(search, name) / file).is_file() for file in (TRIAL, RESULT))
+
+
+@contextlib.contextmanager
+def _telling_of_damage(path):
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        words = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} is damaged ({words}); {_REMEDY}") from error
 
 
 def _repeat(name):
@@ -186,6 +242,13 @@ class Hyperband(DurableOracle, keras_tuner.oracles.HyperbandOracle):
     def bracket_trials(self) -> int:
         """Trials of the first bracket: many of few epochs, then fewer, at last some of all."""
         return self._size(self._get_num_brackets() - 1)
+
+    def set_state(self, state):
+        super().set_state(state)
+        for bracket in self._brackets:
+            bracket["rounds"] = [
+                [given for given in one if given["id"] in self.trials] for one in bracket["rounds"]
+            ]
 
     def _size(self, bracket):
         return sum(self._get_size(bracket, n) for n in range(self._get_num_rounds(bracket)))
