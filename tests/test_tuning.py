@@ -439,6 +439,7 @@ def test_a_trial_that_kills_its_process_is_given_up(shards, tmp_path):
             start_dying(tmp_path, shards, Death)
     result = start_dying(tmp_path, shards, Death)
     assert result["status"] == "failed" and "its process ended 3 times" in result["reason"]
+    assert result["score"] is None
     assert start_dying(tmp_path, "nowhere", Death) == result
 
 

@@ -136,5 +136,6 @@ def test_the_table_puts_finalists_first_and_the_verdict_counts_their_repeats(sea
     assert repeated[:3] == sorted(repeated[:3], reverse=True) and not any(repeated[3:])
     page = (search / "report.html").read_text(encoding="utf-8")
     best = float(repeated[0])
-    assert f"The best finalist has {best:.3f}, the default 0.310" in page
+    assert f"The best finalist has {best:.3f}, the default 0.315" in page
+    assert "by luck alone in " in page and "Of 3 finalists" in page
     assert f"the winner is trial {rows[0]['trial']}" in page

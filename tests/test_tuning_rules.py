@@ -16,6 +16,7 @@ from tuning.results import (
     finalists,
     pareto_front,
     rows_of,
+    told_score,
     winning_config,
 )
 from tuning.search_space import Choices, Range, apply_values, default_space, searched_config
@@ -63,14 +64,29 @@ def test_luck_is_the_mean_of_the_best_of_as_many_draws(count):
 def test_noise_is_not_sold_as_a_find():
     noise = noise_of([0.4, 0.5, 0.6], 20)
     assert (noise.mean, noise.sd) == (pytest.approx(0.5), pytest.approx(0.1))
-    assert "does not go beyond luck" in verdict(noise, 0.65)
-    assert "luck" in verdict(noise, 0.8) and "beyond" not in verdict(noise, 0.8)
+    assert "by luck alone in at most 97.1 % of searches" in verdict(noise, 0.65)
+    assert "by luck alone in less than 0.1 % of searches" in verdict(noise_of([0.5, 0.5], 20), 0.6)
     assert "better than the default" in verdict(noise, 0.45)
+    assert "No training of the default has ended" in verdict(noise_of([], 20), 0.45)
+    assert "No finalist was trained to its end" in verdict(noise, None, "finalist")
     # The mean of four trainings is half as lucky.
     assert noise_of([0.4, 0.5, 0.6], 20, seeds=4).luck - 0.5 == pytest.approx(
         (noise.luck - 0.5) / 2
     )
     assert "nothing about noise" in verdict(noise_of([0.5], 20), 0.6)
+
+
+@pytest.mark.parametrize(("candidates", "seeds"), [(1, 2), (3, 2), (20, 1)])
+def test_the_chance_of_luck_is_how_often_it_happens(candidates, seeds):
+    """Of searches without anything better than the default few look as if there was."""
+    rng, chances = np.random.default_rng(0), []
+    for _ in range(4000):
+        default = list(rng.normal(0.5, 0.1, 3))
+        scores = rng.normal(0.5, 0.1, (candidates, seeds)).mean(axis=1)
+        noise = noise_of(default, candidates, seeds, default[1:] if seeds > 1 else ())
+        chances.append(noise.chance(scores.max()))
+    for level in (0.05, 0.2):
+        assert 0.2 * level < np.mean(np.array(chances) < level) < 1.1 * level
 
 
 def test_importance_finds_what_mattered():
@@ -142,6 +158,34 @@ def test_the_winner_is_the_finalist_whose_repeats_are_best():
     assert best_trial("s", PLAN, [*better, *trials, *repeats])["trial"] == "default-0"
     # An interrupted search has no finalist yet.
     assert best_trial("s", PLAN, [*default, *trials, repeats[0]])["trial"] == "0"
+
+
+def test_finalists_are_compared_with_the_default_under_the_same_seeds():
+    default = [result("default-0", 0.9), result("default-1", 0.5), result("default-2", 0.5)]
+    trials = [result("0", 0.9), result("0-1", 0.6), result("0-2", 0.6)]
+    winner = best_trial("s", PLAN, [*default, *trials])
+    assert (winner["trial"], winner["score"]) == ("0", pytest.approx(0.6))
+    better = [default[0], result("default-1", 0.7), default[2] | {"score": 0.7}]
+    winner = best_trial("s", PLAN, [*better, *trials])
+    assert (winner["trial"], winner["score"]) == ("default-0", pytest.approx(0.7))
+
+
+def test_a_trial_of_which_a_repeat_has_failed_wins_nothing():
+    trials = [result("0", 0.9), result("0-1", 0.9), result("0-2", None, "failed")]
+    assert best_trial("s", PLAN, [*trials, result("1", 0.1)])["trial"] == "1"
+    assert best_trial("s", PLAN, [*trials, result("default-0", 0.1)])["trial"] == "default-0"
+
+
+def test_a_tuner_is_told_of_a_pruned_trial_what_its_mean_would_be():
+    """The first fold is an easy one: every trial has 0.2 more there than in the mean."""
+    others = [
+        result(str(n), score) | {"trainings": [{"score": score + 0.2}]}
+        for n, score in enumerate((0.3, 0.5))
+    ]
+    pruned = result("2", 0.4, "pruned")
+    assert told_score(pruned, [*others, pruned]) == pytest.approx(0.2)
+    assert told_score(others[0], others) == 0.3
+    assert told_score(pruned, [pruned]) == 0.4
 
 
 def test_pruned_and_failed_trials_win_nothing_and_stand_last():

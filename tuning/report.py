@@ -14,14 +14,14 @@ from tuning import figures
 from tuning.noise import noise_of, verdict
 from tuning.plan import OBJECTIVES, Plan, read_plan
 from tuning.results import (
-    DEFAULT,
     comparable,
     complete,
+    default_scores,
     distinct,
     finalists,
     is_default,
     is_proposal,
-    repeat_scores,
+    ranked,
     rows_of,
 )
 
@@ -40,7 +40,7 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
     proposals = [r for r in results if is_proposal(r["trial"])]
     ended = comparable(results)
     tried = distinct([r for r in proposals if r["score"] is not None])
-    noise = noise_of(repeat_scores(results, DEFAULT), len(tried))
+    noise = noise_of(default_scores(results), len(tried))
     content = read_plan(search)
     sentences = [
         _verdict(plan, results, noise),
@@ -68,15 +68,16 @@ def write_report(search: Path, plan: Plan, results: Sequence[dict], winner: dict
 def _verdict(plan, results, noise) -> str:
     """On the finalists, whose repeats were not what they were chosen by, if there are any."""
     if final := finalists(plan, results):
-        seeds = plan.repeats - 1
-        fair = noise_of(repeat_scores(results, DEFAULT), len(final), seeds)
+        seeds, same = plan.repeats - 1, default_scores(results, again=True)
+        fair = noise_of(default_scores(results), len(final), seeds, same)
         words = verdict(fair, final[0]["score"], "finalist")
         again = "once more" if seeds == 1 else f"{seeds} more times"
         return (
-            f"{words} Finalists count by their repeats: they were trained {again}, by other seeds."
+            f"{words} Finalists count by their repeats: they were trained {again}, by other seeds, "
+            "and the default by the same."
         )
-    ranked = complete(results)
-    return verdict(noise, ranked[0]["score"] if ranked else None)
+    best = ranked(plan, results)
+    return verdict(noise, best[0]["score"] if best else None)
 
 
 def _name(trial: str) -> str:

@@ -103,10 +103,29 @@ def distinct(results: list[dict]) -> list[dict]:
     return list(first.values())
 
 
-def repeat_scores(results: list[dict], name: str) -> list[float]:
-    """The objective of the repeats of the default or of a trial."""
-    repeats = [r for r in results if repeat_of(r["trial"])[0] == name]
-    return [r["score"] for r in repeats if r["score"] is not None]
+def told_score(result: dict, others: list[dict]) -> float:
+    """What the tuner is told of a trial that has not failed.
+
+    Of a pruned one only the first training was begun, on a fold or seed that may be an easy one: it
+    is taken to be as far from the mean of its trainings as that of the complete trials is.
+    """
+    if result["status"] != "pruned":
+        return result["score"]
+    shifts = [r["score"] - r["trainings"][0]["score"] for r in complete(others)]
+    return result["score"] + (statistics.mean(shifts) if shifts else 0.0)
+
+
+def default_scores(results: list[dict], again=False) -> list[float]:
+    """The objective of the default's repeats.
+
+    Args:
+        results: All results.
+        again: Those under the seeds that finalists are repeated under, if any of them has ended.
+    """
+    scores = {r["trial"]: r["score"] for r in results if is_default(r["trial"])}
+    ended = {name: score for name, score in scores.items() if score is not None}
+    later = [score for name, score in ended.items() if repeat_of(name)[1]]
+    return later if again and later else list(ended.values())
 
 
 def repeated_score(plan: Plan, results: list[dict], trial: str) -> float | None:
@@ -128,10 +147,20 @@ def finalists(plan: Plan, results: list[dict]) -> list[dict]:
     return sorted(final, key=lambda r: -r["score"])
 
 
+def ranked(plan: Plan, results: list[dict]) -> list[dict]:
+    """Finalists or, where none is there yet, complete trials; best first.
+
+    One of whose repeats one has failed is neither.
+    """
+    failed = {repeat_of(r["trial"])[0] for r in results if r["status"] == "failed"}
+    once = [r for r in complete(results) if r["trial"] not in failed]
+    return finalists(plan, results) or once
+
+
 def best_trial(search: str | Path, plan: Plan, results: list[dict]) -> dict:
     """The winner: the best finalist, or the default where its mean is above all of them.
 
-    Without finalists trials are compared by their one score.
+    The mean is that under the same seeds. Without finalists trials are compared by their one score.
 
     Returns:
         A result whose `score` is what it has won by.
@@ -139,13 +168,13 @@ def best_trial(search: str | Path, plan: Plan, results: list[dict]) -> dict:
     Raises:
         InputError: Nothing was trained to its end.
     """
-    ranked = finalists(plan, results) or complete(results)
-    defaults = [r for r in results if is_default(r["trial"]) and r["score"] is not None]
-    mean = statistics.mean(r["score"] for r in defaults) if defaults else None
-    if defaults and (not ranked or mean > ranked[0]["score"]):
-        return defaults[0] | {"score": mean}
-    if ranked:
-        return ranked[0]
+    best = ranked(plan, results)
+    scores = default_scores(results, again=bool(finalists(plan, results)))
+    if scores and (not best or statistics.mean(scores) > best[0]["score"]):
+        default = next(r for r in results if is_default(r["trial"]) and r["score"] is not None)
+        return default | {"score": statistics.mean(scores)}
+    if best:
+        return best[0]
     reasons = [f"trial {r['trial']}: {r['reason']}" for r in results if r["reason"]]
     raise InputError(
         f"no trial of {search} has finished ({'; '.join(reasons[:2]) or 'none was begun'})"

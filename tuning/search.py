@@ -28,6 +28,7 @@ from tuning.results import (
     read_result,
     read_results,
     repeat_of,
+    told_score,
     write_trials,
 )
 from tuning.search_space import apply_values
@@ -82,7 +83,7 @@ class TrialRunner(BaseTuner):
             self._on_trial(result)
         if result["status"] == "failed":
             raise keras_tuner.errors.FailedTrialError(result["reason"])
-        return {OBJECTIVE.name: result["score"]}
+        return {OBJECTIVE.name: told_score(result, others)}
 
     def _values(self, trial):
         """What is proposed; of a repeat what was proposed for the trial that it repeats."""

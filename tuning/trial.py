@@ -47,7 +47,8 @@ def run_trial(
         others: Results to prune by.
 
     Returns:
-        The content of `result.json`: `status` is `complete`, `pruned` or `failed`.
+        The content of `result.json`: `status` is `complete`, `pruned` or `failed`; what has failed
+        has no `score`.
 
     Raises:
         keras_tuner.errors.FatalError: The disk is full.
@@ -73,11 +74,12 @@ def run_trial(
     except Exception as error:
         status, reason = "failed", _reason(error)
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-    result = _summary(trainings, plan) | {
+    result = _summary([] if status == "failed" else trainings, plan) | {
         "trial": trial,
         "status": status,
         "reason": reason,
         "values": dict(values),
+        "epochs": sum(len(training["curve"]) for training in trainings),
         "seconds": time.perf_counter() - start,
         "trainings": trainings,
     }
@@ -150,7 +152,6 @@ def _summary(trainings, plan) -> dict:
         "score": statistics.mean(scores) if scores else None,
         "sd": statistics.stdev(scores) if len(scores) > 1 else None,
         "dice": dice,
-        "epochs": sum(len(training["curve"]) for training in trainings),
     }
 
 
