@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from strokeseg_tf.pipeline import usable_studies
+from strokeseg_tf.prediction.network import preprocess_study
 from strokeseg_tf.preprocessing import preprocess_mask
 from tfrecord_tools.reader import read_studies
 
@@ -48,7 +49,7 @@ class PreparedStudies:
     They are read and preprocessed once and kept where they are small, else read again each time.
 
     Args:
-        predictor: `strokeseg_tf.prediction.network.NetworkPredictor`.
+        predictor: `strokeseg_tf.prediction.network.NetworkPredictor`, for its modalities and size.
         folder: A finished shards folder.
         split: Name of the split.
         rater: Whose masks are the reference.
@@ -56,7 +57,8 @@ class PreparedStudies:
     """
 
     def __init__(self, predictor, folder, split, rater, limit_bytes=MEMORY_LIMIT_BYTES):
-        self._predictor = predictor
+        # Not the predictor: kept from trial to trial, this would keep the first one's network.
+        self._modalities, self._size = predictor.modalities, predictor.size
         self._source = folder, split, rater
         self._limit_bytes = limit_bytes
         self._kept = None
@@ -75,15 +77,15 @@ class PreparedStudies:
 
     def _prepare(self) -> Iterator[PreparedStudy]:
         folder, split, rater = self._source
-        modalities = self._predictor.modalities
+        modalities, size = self._modalities, self._size
         usable = set(usable_studies(folder, split, modalities, rater)[0])
         for study in read_studies(folder, split):
             if study.study in usable:
                 masks = {m: study.masks[rater, m] for m in modalities}
                 yield PreparedStudy(
-                    self._predictor.preprocess(study.images),
+                    preprocess_study(study.images, modalities, size),
                     masks,
-                    {m: preprocess_mask(mask, self._predictor.size) for m, mask in masks.items()},
+                    {m: preprocess_mask(mask, size) for m, mask in masks.items()},
                 )
 
 

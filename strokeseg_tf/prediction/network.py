@@ -33,6 +33,23 @@ class Engine(Protocol):
         """Logits, float32 `(slices, size, size, 1)` by modality, of inputs of that shape."""
 
 
+def preprocess_study(images: Mapping[str, np.ndarray], modalities, size: int) -> dict:
+    """The input, by modality, of a network of this size for a study's images.
+
+    Args:
+        images: float32 `(slices, height, width)` by modality, in any unit.
+        modalities: What the network takes.
+        size: Height and width of its slices in pixels.
+
+    Returns:
+        float32 `(slices, size, size, 1)` by modality.
+
+    Raises:
+        InputError: See `check_study`.
+    """
+    return {m: preprocess(volume, size) for m, volume in check_study(modalities, images).items()}
+
+
 class NetworkPredictor:
     """Runs a network over whole studies.
 
@@ -70,10 +87,7 @@ class NetworkPredictor:
 
     def preprocess(self, images: Mapping[str, np.ndarray]) -> dict:
         """The network's input for a study's images `{modality: (slices, height, width)}`."""
-        return {
-            m: preprocess(volume, self.size)
-            for m, volume in check_study(self.modalities, images).items()
-        }
+        return preprocess_study(images, self.modalities, self.size)
 
     def logits(self, inputs: Mapping, at_once: int | None = None) -> dict[str, np.ndarray]:
         """Logits of preprocessed inputs.
