@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gc
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,13 @@ from strokeseg_tf.cli import main
 from strokeseg_tf.config import SMALL, read_config
 from strokeseg_tf.data_cache import DataCache
 from strokeseg_tf.engine.history import read_history
+from strokeseg_tf.models.variants import build_model
+from strokeseg_tf.prediction.keras_engine import KerasEngine
+from strokeseg_tf.prediction.network import NetworkPredictor
 from strokeseg_tf.runs import Run
 from tfrecord_tools.conversion import convert
 from tfrecord_tools.errors import InputError
+from tuning.local_job import _share
 from tuning.plan import Plan
 from tuning.results import read_results
 from tuning.search_space import default_space, searched_config
@@ -408,6 +414,30 @@ def test_a_trial_may_be_a_mean_over_folds_and_seeds(cohort, config, tmp_path):
     assert [training["run"] for training in result["trainings"]] == names
     scores = [training["score"] for training in result["trainings"]]
     assert result["score"] == pytest.approx(sum(scores) / 4) and result["sd"] is not None
+
+
+def test_cached_studies_keep_no_network_alive(shards):
+    base = SMALL.replace(**TINY)
+    network = build_model(base.model)
+    cache = DataCache(shards)
+    wanted = {"split": "validation", "rater": base.training.rater}
+    before = list(cache.studies(NetworkPredictor(KerasEngine(network)), **wanted))
+    seen = weakref.ref(network)
+    del network
+    gc.collect()
+    assert seen() is None
+    after = list(cache.studies(NetworkPredictor(KerasEngine(build_model(base.model))), **wanted))
+    assert before and all(a is b for a, b in zip(after, before, strict=True))
+
+
+def test_workers_share_the_processors_of_this_process(monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(allowed)])
+        assert _share("worker0", 1)["TF_NUM_INTRAOP_THREADS"] == "1"
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 class Death(BaseException):

@@ -134,7 +134,10 @@ def _free_port() -> int:
 
 def _share(name: str, workers: int) -> dict[str, str]:
     """A process's part of the processors, unless the user has set it, and of the GPUs."""
-    cores = str(max(1, (os.cpu_count() or 1) // workers))
+    # A cluster may have given this job fewer processors than the machine has.
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = str(max(1, cores // workers))
     threads = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
     share = {key: os.environ.get(key, cores) for key in threads}
     if name == CHIEF:

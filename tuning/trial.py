@@ -128,7 +128,7 @@ def _train(run, config, rules, plan, cache, on_begin) -> dict:
     if not rules.reason(curve):
         keras.utils.clear_session()  # It collects garbage, too.
         end = EarlyEnd(rules, plan.value_of, curve, on_begin)
-        options = {"resume": True, "verbose": 0, "callbacks": [end], "cache": cache}
+        options = {"resume": True, "verbose": False, "callbacks": [end], "cache": cache}
         history = fit(cache.shards, run, config, trial=True, **options)
     best = max(history, key=plan.value_of)
     return {
