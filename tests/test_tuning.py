@@ -473,6 +473,16 @@ def test_a_trial_that_kills_its_process_is_given_up(shards, tmp_path):
     assert start_dying(tmp_path, "nowhere", Death) == result
 
 
+def test_a_trial_whose_result_was_removed_needs_no_checkpoint(shards, tmp_path):
+    """It had ended early and would, by the rules of now, go on."""
+    base = SMALL.replace(**TINY).replace(training={"epochs": 3})
+    for patience, epochs in ((1, 2), (None, 3)):
+        plan = Plan(searched_config(base), base, default_space(), patience=patience)
+        result = run_trial(tmp_path, "0", {}, base, plan, DataCache(shards))
+        assert (result["status"], result["epochs"]) == ("complete", epochs), result["reason"]
+        (tmp_path / "trial_0" / "result.json").unlink()
+
+
 def test_a_trial_that_is_stopped_has_not_died(shards, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         start_dying(tmp_path, shards, KeyboardInterrupt)

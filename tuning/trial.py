@@ -126,6 +126,10 @@ def _train(run, config, rules, plan, cache, on_begin) -> dict:
     history = read_history(Run(run))
     curve = [plan.value_of(row) for row in history]
     if not rules.reason(curve):
+        if history and not Run(run).checkpoints.is_dir():
+            # Of a trial that had ended, whose result was removed: it begins anew.
+            shutil.rmtree(run)
+            curve.clear()
         keras.utils.clear_session()  # It collects garbage, too.
         end = EarlyEnd(rules, plan.value_of, curve, on_begin)
         options = {"resume": True, "verbose": False, "callbacks": [end], "cache": cache}
