@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 #: A polite kill, and the end of the terminal that the command runs in.
 SIGNALS = ("SIGTERM", "SIGHUP")
@@ -34,11 +34,17 @@ def stopped_alike() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def prompt_interruption(seconds: float = 3.0) -> Iterator[None]:
+def prompt_interruption(
+    seconds: float = 3.0, last: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """End with status 130 if the block is still there some seconds after Ctrl-C.
 
     Python raises `KeyboardInterrupt` between two of its own instructions; a step of a large network
     is one that may take minutes. What is on disk is whole at any time.
+
+    Args:
+        seconds: How long the block has to end by itself.
+        last: Called before the process ends, in another thread than the block's.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,7 +58,10 @@ def prompt_interruption(seconds: float = 3.0) -> Iterator[None]:
         while number := reader.recv(1):
             if number[0] == signal.SIGINT and not left.wait(seconds):
                 os.write(2, b"strokeseg-tf: interrupted; what was finished is kept\n")
-                os._exit(130)
+                try:
+                    last()
+                finally:  # Whatever becomes of it, who pressed Ctrl-C waits no longer.
+                    os._exit(130)
 
     threading.Thread(target=watch, daemon=True).start()
     try:

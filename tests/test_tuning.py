@@ -512,6 +512,25 @@ def test_deaths_at_the_same_point_are_told_from_others(epochs, words, tmp_path):
         Starts(tmp_path)
 
 
+def test_ctrl_c_in_the_midst_of_a_long_step_is_no_death(tmp_path):
+    """Python's own handler is not heard in such a step; here it does nothing."""
+    (tmp_path / "trial_0").mkdir()
+    Starts(tmp_path / "trial_0")
+    program = """if True:
+        import functools, pathlib, signal, sys, time
+        from strokeseg_tf.interruption import prompt_interruption
+        from tuning.starts import forget_all_starts
+        signal.signal(signal.SIGINT, lambda *_: None)
+        forget = functools.partial(forget_all_starts, pathlib.Path(sys.argv[1]))
+        with prompt_interruption(0.1, forget):
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+    """
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True)
+    assert ended.returncode == 130 and b"interrupted" in ended.stderr
+    assert not (tmp_path / "trial_0" / "starts").exists()
+
+
 @pytest.mark.slow
 def test_a_polite_kill_of_all_is_no_death(shards, config, tmp_path):
     folder = tmp_path / "search"

@@ -1,5 +1,6 @@
 """`strokeseg-tf tune`: search alpha, gamma, the class weights and more."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -78,9 +79,12 @@ def run(arguments):
     from tuning.member import follow_parent
     from tuning.options import check_fit_best, full_config, resolve_plan, resolve_trials
     from tuning.results import BEST_CONFIG
+    from tuning.starts import forget_all_starts
 
     follow_parent()
-    with stopped_alike(), prompt_interruption():
+    # A worker that is stopped in the midst of a long step has not died.
+    stopped = functools.partial(forget_all_starts, Path(arguments.folder))
+    with stopped_alike(), prompt_interruption(last=stopped):
         plan = resolve_plan(arguments)
         check_fit_best(arguments.fit_best)
         outcome = _search(arguments, plan, resolve_trials(arguments, plan))

@@ -16,7 +16,7 @@ from tuning.member import GRACE_SECONDS
 from tuning.outcome import conclude, is_finished
 from tuning.plan import Plan, check_search, open_search
 from tuning.results import RESULT, read_result
-from tuning.starts import STARTS, forget_starts
+from tuning.starts import forget_all_starts
 
 CHIEF = "chief"
 #: In the folder of a search: what its processes print.
@@ -85,8 +85,7 @@ def _search(folder, workers, arguments, on_trial):
             running = {name: start(name) for name in (CHIEF, *worker_ids(workers))}
             _watch(folder, running, start, seen, on_trial)
     except KeyboardInterrupt:  # Trials were stopped and have not died.
-        for path in folder.glob(f"*/{STARTS}"):
-            forget_starts(path.parent)
+        forget_all_starts(folder)
         raise
 
 

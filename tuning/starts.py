@@ -60,3 +60,9 @@ class Starts:
 def forget_starts(folder: Path) -> None:
     """Have what a trial's processes have noted not count as a death: it ended, or was stopped."""
     (folder / STARTS).unlink(missing_ok=True)
+
+
+def forget_all_starts(search: Path) -> None:
+    """`forget_starts` of all trials of a search, which was stopped."""
+    for path in search.glob(f"*/{STARTS}"):
+        forget_starts(path.parent)
