@@ -327,6 +327,7 @@ def test_ctrl_c_reaches_workers_and_chief_and_the_search_goes_on(shards, config,
     assert process.wait(30) == 130
     assert b"interrupted" in process.stderr.read()
     wait_until_gone(names.values())
+    assert not list(folder.glob("trial_*/starts"))
     finished = {f"trial_{r['trial']}" for r in read_results(folder)}
     before = {k: v for k, v in epochs_written(folder).items() if k.split("/")[0] in finished}
     assert finished and before

@@ -37,8 +37,6 @@ OBJECTIVE = keras_tuner.Objective("validation_dice", "max")
 #: Share of the variance between trials that the Gaussian process takes for noise. Keras Tuner's own
 #: 1e-4 would have it follow the luck of every training.
 NOISE_SHARE = 0.1
-
-
 #: In the folder of each trial: what Keras Tuner knows of it.
 TRIAL = "trial.json"
 _REMEDY = "restore it, or begin the search anew with --overwrite"

@@ -148,9 +148,9 @@ def finalists(plan: Plan, results: list[dict]) -> list[dict]:
 
 
 def ranked(plan: Plan, results: list[dict]) -> list[dict]:
-    """Finalists or, where none is there yet, complete trials; best first.
+    """Finalists or, where there is none yet, complete trials; best first.
 
-    One of whose repeats one has failed is neither.
+    Those that have failed under another seed are left out.
     """
     failed = {repeat_of(r["trial"])[0] for r in results if r["status"] == "failed"}
     once = [r for r in complete(results) if r["trial"] not in failed]
