@@ -364,11 +364,35 @@ def test_workers_and_their_chief_may_be_killed(victim, shards, config, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_sentence_and_loses_nothing(shards, config, small_disk):
+def test_a_trial_whose_worker_dies_thrice_is_given_up_and_the_search_goes_on(
+    shards, config, tmp_path
+):
+    folder = tmp_path / "search"
+    process = start(tune(shards, folder, config, "--epochs", 60, "--trials", 2, "--repeats", 0,
+                         "--tuner", "random", "--workers", 1))  # fmt: skip
+    for deaths in range(3):
+        wait_for(folder, "trial_0/starts", process)
+        while len(lines := (folder / "trial_0" / "starts").read_text().splitlines()) == deaths or (
+            lines[-1].endswith(" 0")
+        ):
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.01)
+        os.kill(members(process)["worker0"], signal.SIGKILL)
+    assert process.wait(300) == 0, process.stderr.read().decode()
+    assert [(r["trial"], r["status"]) for r in read_results(folder)] == [
+        ("0", "failed"), ("1", "complete")
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--workers", 1)])
+def test_a_full_disk_is_one_sentence_and_loses_nothing(options, shards, config, small_disk):
     place, remount = small_disk
     remount("size=30m")
     folder = place / "search"
-    line = tune(shards, folder, config, "--trials", 2, "--repeats", 1, "--tuner", "random")
+    line = tune(
+        shards, folder, config, "--trials", 2, "--repeats", 1, "--tuner", "random", *options
+    )
     process = start(line)
     wait_for(folder, "trial_default-0/result.json", process)
     with contextlib.suppress(OSError), open(place / "filler", "wb") as filler:
