@@ -82,7 +82,7 @@ def run(arguments):
     from tuning.starts import forget_all_starts
 
     follow_parent()
-    # A worker that is stopped in the midst of a long step has not died.
+    # A trial that is stopped in the midst of a long step has not died.
     stopped = functools.partial(forget_all_starts, Path(arguments.folder))
     with stopped_alike(), prompt_interruption(last=stopped):
         plan = resolve_plan(arguments)
