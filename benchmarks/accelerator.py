@@ -5,7 +5,7 @@ KERAS_BACKEND=jax python benchmarks/accelerator.py      # or torch: needs no Ten
 Trains the full-size Dual V1 on constant data as Keras does on the backend, and prints: the device,
 the rate of large matrix products on it in the same precision, the time of a step, what share of
 that rate the step's convolutions reach (backward counted as twice forward), and what the paper's
-300 epochs over 40 studies would take. On a CPU, try it with `--preset small`.
+300 epochs over 40 studies would take. Without an accelerator it only tries itself out, with `small`.
 """
 
 import argparse
@@ -30,18 +30,22 @@ WARM_UP = 5
 def main():
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="paper", choices=PRESETS)
+    parser.add_argument("--preset", choices=PRESETS, help="default: paper, on a CPU small")
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--batches", type=int, nargs="+", default=[16])
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--matrix", type=int, default=8192, help="size of the matrix products")
+    parser.add_argument("--matrix", type=int, help="size of the matrix products")
     parser.add_argument("--xla", action="store_true", help="compile on TensorFlow and PyTorch too")
     options = parser.parse_args()
-    print(f"{keras.backend.backend()}, {device_name()}, {options.precision}")
-    rate = matrix_rate(options.matrix, options.precision)
-    print(f"matrix products of {options.matrix}: {rate / 1e12:.3g} TFLOP/s")
+    device = device_name()
+    on_cpu = device == "cpu"
+    preset, size = options.preset or ("small" if on_cpu else "paper"), options.matrix
+    size = size or (1024 if on_cpu else 8192)
+    print(f"{keras.backend.backend()}, {device}, {options.precision}, {preset}")
+    rate = matrix_rate(size, options.precision)
+    print(f"matrix products of {size}: {rate / 1e12:.3g} TFLOP/s")
     for batch in options.batches:
-        seconds, flop = time_step(PRESETS[options.preset], batch, options)
+        seconds, flop = time_step(PRESETS[preset], batch, options)
         print(
             f"batches of {batch}: {seconds:.4g} s a step, {batch / seconds:.4g} slice pairs/s, "
             f"{flop / seconds / 1e12:.3g} TFLOP/s, {flop / seconds / rate:.0%} of the matrix rate; "
