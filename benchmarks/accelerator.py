@@ -5,7 +5,7 @@ KERAS_BACKEND=jax python benchmarks/accelerator.py      # or torch: needs no Ten
 Trains the full-size Dual V1 on constant data as Keras does on the backend, and prints: the device,
 the rate of large matrix products on it in the same precision, the time of a step, what share of
 that rate the step's convolutions reach (backward counted as twice forward), and what the paper's
-300 epochs over 40 studies would take. Without an accelerator it only tries itself out, with `small`.
+300 epochs over 40 studies would take. On a CPU it only tries itself out, with `small`.
 """
 
 import argparse
