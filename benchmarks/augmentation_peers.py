@@ -27,7 +27,10 @@ def installed_peers(size) -> dict:
 def monai_augmenter(size):
     """MONAI's transforms on a dictionary."""
     from monai import transforms as mt
+    from monai.data import set_track_meta
 
+    # The record of what was applied is shared by the threads of tf.data, and takes time.
+    set_track_meta(False)
     keys, half = ("image", "mask"), {"prob": 0.5}
     modes = {"mode": ("bilinear", "nearest")}
     chain = mt.Compose(
