@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from strokeseg_tf.config import Config
@@ -73,12 +74,7 @@ class Run:
         """
         if not self.training_data_file.is_file():
             return None
-        try:
-            summary = json.loads(self.training_data_file.read_text(encoding="utf-8"))
-            check_ranges(summary)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{self.training_data_file} is damaged: {error}") from error
-        return summary
+        return _read_checked(self.training_data_file, check_ranges)
 
     def write_threshold(self, choice: dict) -> None:
         """Write `threshold.json`; see `strokeseg_tf.threshold.choose_threshold`."""
@@ -92,13 +88,7 @@ class Run:
         """
         if not self.threshold_file.is_file():
             return self.read_config().training.metric_threshold
-        try:
-            threshold = json.loads(self.threshold_file.read_text(encoding="utf-8"))["threshold"]
-            if not 0 < threshold < 1:
-                raise ValueError(f"{threshold} is no probability")
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{self.threshold_file} is damaged: {error}") from error
-        return threshold
+        return _read_checked(self.threshold_file, _check_threshold)["threshold"]
 
     def read_environment(self) -> dict | None:
         """Software, machine and data of the run; None where that was never written.
@@ -108,12 +98,7 @@ class Run:
         """
         if not self.environment_file.is_file():
             return None
-        try:
-            environment = json.loads(self.environment_file.read_text(encoding="utf-8"))
-            environment["data"]["shards"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{self.environment_file} is damaged: {error}") from error
-        return environment
+        return _read_checked(self.environment_file, lambda content: content["data"]["shards"])
 
     def write_config(self, config: Config) -> None:
         """Write `config.json`."""
@@ -134,6 +119,29 @@ class Run:
             return Config().replace(**json.loads(self.config_file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise InputError(f"{self.config_file} is damaged: {error}") from error
+
+
+def _read_checked(path: Path, check: Callable[[dict], object]) -> dict:
+    """The content of a JSON file.
+
+    Args:
+        path: File that is there.
+        check: Raises one of the errors below where the content cannot be what was written.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        check(content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return content
+
+
+def _check_threshold(content):
+    if not 0 < content["threshold"] < 1:
+        raise ValueError(f"{content['threshold']} is no probability")
 
 
 def load_network(path: str | Path):
